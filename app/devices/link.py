@@ -1,0 +1,231 @@
+"""What lies between the server and a device process: shared memory, a socket pair, its stderr.
+
+Tensors travel through shared memory, in two slots, so that the next tensor lies ready when an
+inference ends. Control travels as JSON, one message a packet. The memory is an anonymous file
+(`memfd_create`) and so is gone when both processes are, however they end: nothing can leak.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLOTS = 2
+MAX_MESSAGE = 64 * 1024
+ALIGNMENT = 64
+STDERR_LINES = 40
+MAX_LINE = 4096
+ROOT = Path(__file__).parent.parent.parent
+
+Message = dict[str, Any]
+
+
+class LinkClosed(Exception):
+    """The device process closed its end: it has ended or is about to."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a device process must know of a model; `app.models.Variant` says what each is."""
+
+    name: str
+    path: str
+    width: int
+    height: int
+    outputs: tuple[int, ...]
+    detections: int
+    normalisation: tuple[float, float]
+    regular_nms: bool
+    sha256: str
+
+    @property
+    def tensor_shape(self) -> tuple[int, int, int, int]:
+        """Of the uint8 RGB tensor that the model is given."""
+        return (1, self.height, self.width, 3)
+
+    @property
+    def output_size(self) -> int:
+        """How many float32 values come back: boxes, classes, scores and count."""
+        return 6 * self.detections + 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The first message to a device process."""
+
+    device: str
+    kind: str
+    threads: int
+    lock: str
+    models: tuple[ModelFile, ...]
+
+    def to_message(self) -> Message:
+        """As JSON takes it."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Message) -> "Setup":
+        """The setup that `to_message` made."""
+        models = tuple(
+            ModelFile(**{**model, "outputs": tuple(model["outputs"])})
+            for model in message["models"]
+        )
+        return cls(**{**message, "models": models})
+
+
+class SharedSlots:
+    """The slots in shared memory; each has room for the largest tensor and the largest outputs."""
+
+    def __init__(self, descriptor: int, models: Sequence[ModelFile]) -> None:
+        self._tensor_bytes = _aligned(max(int(np.prod(m.tensor_shape)) for m in models))
+        self._slot_bytes = self._tensor_bytes + _aligned(4 * max(m.output_size for m in models))
+        size = SLOTS * self._slot_bytes
+        if os.fstat(descriptor).st_size < size:
+            os.ftruncate(descriptor, size)
+        self._memory = mmap.mmap(descriptor, size)
+
+    def tensor(self, slot: int, model: ModelFile) -> NDArray[np.uint8]:
+        """The slot's tensor for this model; a view, gone after `close`."""
+        count = int(np.prod(model.tensor_shape))
+        offset = slot * self._slot_bytes
+        view = np.frombuffer(self._memory, np.uint8, count, offset)
+        return view.reshape(model.tensor_shape)
+
+    def outputs(self, slot: int, model: ModelFile) -> NDArray[np.float32]:
+        """The slot's outputs for this model; a view, gone after `close`."""
+        offset = slot * self._slot_bytes + self._tensor_bytes
+        return np.frombuffer(self._memory, np.float32, model.output_size, offset)
+
+    def close(self) -> None:
+        """Give the memory back. No view may be left."""
+        self._memory.close()
+
+
+class Link:
+    """The server's end: starts the device process, talks to it, and can always end it."""
+
+    def __init__(self, setup: Setup, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        """Start `command` with the numbers of its socket and of the shared memory behind it."""
+        with contextlib.ExitStack() as undo:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.enter_context(self._control)
+            memory = os.memfd_create(f"reef-{setup.device}")
+            with theirs, os.fdopen(memory):
+                self.slots = SharedSlots(memory, setup.models)
+                undo.callback(self.slots.close)
+                self.process = subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(memory)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(), memory),
+                    env=dict(environ),
+                    process_group=0,  # out of reach of the terminal's Ctrl-C
+                )
+            undo.pop_all()  # from here on `end` and `close` do it
+        assert self.process.stdout is not None  # noqa: S101 - for the type checker
+        self._said = self.process.stdout
+        os.set_blocking(self._said.fileno(), False)
+        self._lines: deque[str] = deque(maxlen=STDERR_LINES)
+        self._partial = b""
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._control, selectors.EVENT_READ)
+        self._selector.register(self._said, selectors.EVENT_READ)
+        with contextlib.suppress(LinkClosed):  # `receive` tells
+            self.send(setup.to_message())
+
+    def send(self, message: Message) -> None:
+        """Send one message. Raises LinkClosed if nobody is there to take it."""
+        try:
+            self._control.send(json.dumps(message).encode())
+        except OSError as error:
+            raise LinkClosed(str(error)) from error
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message, or None when there is none in time. Raises LinkClosed at the end."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            ready = self._selector.select(max(0.0, deadline - time.monotonic()))
+            for key, _ in ready:
+                if key.fileobj is self._said:
+                    self._listen()
+                    continue
+                try:
+                    packet = self._control.recv(MAX_MESSAGE)
+                except OSError as error:
+                    raise LinkClosed(str(error)) from error
+                if not packet:
+                    raise LinkClosed("the device process ended")
+                message: Message = json.loads(packet)
+                return message
+            if time.monotonic() >= deadline:  # even if the process never stops talking
+                return None
+
+    def last_words(self) -> list[str]:
+        """The last lines that the process, or a library in it, wrote to stdout or stderr."""
+        self._listen()
+        return [*self._lines, *([self._partial.decode(errors="replace")] if self._partial else [])]
+
+    def end(self, grace_s: float) -> None:
+        """Close our end, which ends the process, and kill it after `grace_s` seconds.
+
+        Returns without waiting for a killed process: `reaped` tells when it is gone.
+        """
+        self._selector.close()
+        self._control.close()
+        try:
+            self.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def reaped(self, timeout_s: float) -> bool:
+        """Wait for the process to be gone; a stuck PCIe device may keep it for 50 s."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Free what is left once the process is gone."""
+        self._said.close()
+        self.slots.close()
+
+    def _listen(self) -> None:
+        try:
+            said = os.read(self._said.fileno(), MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        if not said:
+            with contextlib.suppress(KeyError):  # it may be known already
+                self._selector.unregister(self._said)
+        *lines, rest = (self._partial + said).split(b"\n")
+        self._partial = rest[-MAX_LINE:]
+        self._lines.extend(line.decode(errors="replace") for line in lines if line.strip())
+
+
+def command() -> list[str]:
+    """How a device process is started."""
+    return [sys.executable, "-m", "app.devices.worker"]
+
+
+def environment() -> dict[str, str]:
+    """A device process's environment: ours, and where to find Reef's code."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,84 @@
+"""The only place that touches TensorFlow Lite; it runs in device processes alone."""
+
+import hashlib
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.devices.link import ModelFile
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+
+    RUNTIME = "ai-edge-litert"
+except ImportError:  # armv7 has only the project's older name
+    from tflite_runtime.interpreter import Interpreter
+
+    RUNTIME = "tflite-runtime"
+
+
+def describe() -> str:
+    """The runtime and its version: `ai-edge-litert 2.3.0`."""
+    return f"{RUNTIME} {version(RUNTIME)}"
+
+
+class LoadedModel:
+    """One model in one interpreter.
+
+    Raises ValueError or RuntimeError, in TensorFlow Lite's words, if it can't be loaded or its
+    tensors are not those that its file declares.
+    """
+
+    def __init__(self, model: ModelFile, threads: int) -> None:
+        with open(model.path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != model.sha256:
+                raise ValueError(f"{model.path} has changed since Reef started; restart Reef")
+        self._interpreter: Any = Interpreter(model.path, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        if model.regular_nms:
+            # TensorFlow Lite's regular non-maximum suppression shares the classes out to its
+            # threads and forgets one (NonMaxSuppressionWorkerTask in detection_postprocess.cc
+            # goes on at `++next_col`): with two threads class 2, so every car. XNNPACK keeps the
+            # threads that it was made with; only operators outside it are left with one.
+            self._interpreter._interpreter.SetNumThreads(1)
+        entry = self._interpreter.get_input_details()[0]
+        self._input = entry["index"]
+        self._convert = _CONVERSIONS[np.dtype(entry["dtype"]).name]
+        self._normalisation = model.normalisation
+        details = self._interpreter.get_output_details()
+        n = model.detections
+        self._outputs = [
+            (details[position]["index"], size)
+            for position, size in zip(model.outputs, (4 * n, n, n, 1), strict=True)
+        ]
+
+    def invoke(self, tensor: NDArray[np.uint8], outputs: NDArray[np.float32]) -> None:
+        """Run the model on `tensor`, uint8 RGB; write boxes, classes, scores, count to `outputs`.
+
+        Raises RuntimeError, in TensorFlow Lite's words, if the inference fails.
+        """
+        converted = self._convert(tensor, *self._normalisation)
+        self._interpreter.set_tensor(self._input, converted)
+        self._interpreter.invoke()
+        start = 0
+        for index, size in self._outputs:
+            outputs[start : start + size] = self._interpreter.get_tensor(index).reshape(size)
+            start += size
+
+
+def _uint8(tensor: NDArray[np.uint8], _mean: float, _deviation: float) -> NDArray[Any]:
+    return tensor
+
+
+def _int8(tensor: NDArray[np.uint8], _mean: float, _deviation: float) -> NDArray[Any]:
+    """Whatever real range an int8 tensor stands for, its 256 steps are the pixel's 256."""
+    return (tensor ^ 0x80).view(np.int8)
+
+
+def _float32(tensor: NDArray[np.uint8], mean: float, deviation: float) -> NDArray[Any]:
+    return (tensor.astype(np.float32) - np.float32(mean)) / np.float32(deviation)
+
+
+_CONVERSIONS = {"uint8": _uint8, "int8": _int8, "float32": _float32}

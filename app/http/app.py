@@ -1,0 +1,74 @@
+"""The composition root: routes, error answers, and what every answer carries."""
+
+import logging
+import re
+import uuid
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from app import errors
+from app.errors import Bug, RequestError
+from app.http import ops, predict
+from app.http.wire import json_response
+from app.logs import Repeats
+from app.metrics import Metrics
+from app.service import Service
+from app.stages import Stages
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(service: Service) -> Flask:
+    """The WSGI application that answers with `service`."""
+    app = Flask("reef", static_folder=None)
+    metrics = Metrics(service.pool)
+    repeats = Repeats()
+    app.register_blueprint(predict.blueprint(service, metrics))
+    app.register_blueprint(ops.blueprint(service, metrics))
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.stages = Stages()
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.request_id
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        # An unknown path is no label: anybody could fill the memory with them.
+        metrics.answered(request.url_rule.rule if request.url_rule else "-", response.status_code)
+        return response
+
+    @app.errorhandler(RequestError)
+    def refuse(error: RequestError) -> Response:
+        metrics.rejected(error.code)
+        held = repeats.pass_on(error.code)
+        if held is not None:
+            more = f" (and {held} more like it)" if held else ""
+            line = f"{request.method} {request.path} {error.status} {error.code}: {error}{more}"
+            log.info("[%s] %s", g.request_id, line)
+        body = {"error": str(error), "code": error.code, "request_id": g.request_id}
+        response = json_response(body, error.status)
+        response.headers.update(error.headers)
+        return response
+
+    @app.errorhandler(HTTPException)
+    def refuse_route(error: HTTPException) -> Response:
+        if isinstance(error, MethodNotAllowed):
+            methods = sorted(error.valid_methods or ())
+            takes = " or ".join(each for each in methods if each not in ("HEAD", "OPTIONS"))
+            message = f"{request.path} takes {takes}, not {request.method}"
+            return refuse(errors.MethodNotAllowed(message, ", ".join(methods)))
+        return refuse(errors.NotFound("no such route; GET /openapi.json lists them"))
+
+    @app.errorhandler(Exception)
+    def apologise(error: Exception) -> Response:
+        log.exception("[%s] %s: a bug", g.request_id, request.path, exc_info=error)
+        return refuse(Bug("this is a bug in Reef; its log has more under this request_id"))
+
+    return app

@@ -1,0 +1,115 @@
+"""The body of a request → one picture and the form's fields, within limits, in memory alone."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO
+
+from flask import Request
+from gunicorn.http.errors import NoMoreData, ParseException
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
+
+from app.errors import (
+    ImageAmbiguous,
+    ImageMissing,
+    UnsupportedType,
+    UploadBroken,
+    UploadTooLarge,
+    UploadTooSlow,
+)
+
+FIELD = "image"
+MAX_PARTS = 16
+MAX_TEXT_BYTES = 64 * 1024
+HOW = f"post it as the multipart field '{FIELD}', or as the body with 'Content-Type: image/jpeg'"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One picture as it came, and the texts sent with it, by name."""
+
+    image: bytes
+    fields: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+def read(request: Request, max_bytes: int, deadline: float) -> Upload:
+    """Read a request's body.
+
+    `deadline` is in `time.monotonic()` seconds. Raises UploadTooLarge (from the Content-Length,
+    before anything is read, where there is one), UploadTooSlow, UploadBroken, UnsupportedType,
+    ImageMissing or ImageAmbiguous.
+    """
+    kind = request.mimetype
+    raw = kind.startswith("image/") or kind == "application/octet-stream"
+    if not raw and kind != "multipart/form-data":
+        if not kind and not request.content_length and "Transfer-Encoding" not in request.headers:
+            raise ImageMissing(f"the request has no body; {HOW}")
+        raise UnsupportedType(f"can't take a picture from {kind or 'no Content-Type'!r}; {HOW}")
+    body = _read_body(request.environ["wsgi.input"], request.content_length, max_bytes, deadline)
+    upload = Upload(body) if raw else _from_form(body, request.mimetype_params.get("boundary", ""))
+    if not upload.image:
+        raise ImageMissing(f"the picture is empty; {HOW}")
+    return upload
+
+
+def _read_body(stream: IO[bytes], length: int | None, max_bytes: int, deadline: float) -> bytes:
+    if length is not None and length > max_bytes:
+        raise _too_large(max_bytes)
+    wanted = max_bytes + 1 if length is None else length
+    try:
+        body = stream.read(wanted)
+    except (BlockingIOError, TimeoutError) as error:  # the socket's receive timeout
+        raise UploadTooSlow("the body stopped coming; send it at once") from error
+    except (ParseException, NoMoreData, OSError) as error:
+        _check_in_time(deadline)
+        raise UploadBroken(f"the body can't be read ({error})") from error
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    if length is not None and len(body) < length:
+        _check_in_time(deadline)
+        raise UploadBroken(f"the body ended after {len(body)} of {length} bytes")
+    return body
+
+
+def _check_in_time(deadline: float) -> None:
+    """Tell a body that broke off from one that the server stopped waiting for."""
+    if time.monotonic() >= deadline:
+        raise UploadTooSlow("the body took too long to come; send it faster or smaller")
+
+
+def _too_large(max_bytes: int) -> UploadTooLarge:
+    return UploadTooLarge(
+        f"the body has more than {max_bytes // 1024 // 1024} MiB; send a smaller picture "
+        "(REEF_MAX_UPLOAD_MIB)"
+    )
+
+
+def _from_form(body: bytes, boundary: str) -> Upload:
+    images: list[bytes] = []
+    fields: dict[str, list[str]] = {}
+    try:
+        for part, content in _parts(body, boundary):
+            if part.name == FIELD:
+                images.append(content)
+            elif part.filename is None:
+                if len(content) > MAX_TEXT_BYTES:
+                    raise UploadTooLarge(f"a form field has more than {MAX_TEXT_BYTES} bytes")
+                fields.setdefault(part.name or "", []).append(content.decode(errors="replace"))
+    except MultipartError as error:
+        raise UploadBroken(f"the form can't be read ({error}); {HOW}") from error
+    if not images:
+        raise ImageMissing(f"the form has no field '{FIELD}'; {HOW}")
+    if len(images) > 1:
+        raise ImageAmbiguous(f"the form has {len(images)} fields '{FIELD}'; send one picture")
+    return Upload(images[0], fields)
+
+
+def _parts(body: bytes, boundary: str) -> list[tuple[MultipartSegment, bytes]]:
+    parts: list[tuple[MultipartSegment, bytes]] = []
+    with PushMultipartParser(boundary, len(body), max_segment_count=MAX_PARTS) as parser:
+        for event in parser.parse(body):
+            if isinstance(event, MultipartSegment):
+                parts.append((event, b""))
+            elif event:  # the whole content: the body is parsed at once
+                parts[-1] = (parts[-1][0], bytes(event))
+    return parts

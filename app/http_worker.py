@@ -1,0 +1,220 @@
+"""gunicorn's worker with threads, made safe against slow clients and made to stop without loss.
+
+A thread is given to a request only when its header has arrived, which the main loop waits for. So
+clients that send nothing, or a little, hold a descriptor and nothing else. Bodies are read in
+threads, of which `Service.admit` leaves some to `/health` and its kind. What has not arrived by
+its deadline is cut off, and connections are closed softly in the main loop, not in a thread.
+"""
+
+import contextlib
+import ctypes
+import logging
+import selectors
+import signal
+import socket
+import struct
+import time
+from concurrent.futures import Future
+from types import FrameType
+from typing import Any
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from app.service import Service
+
+log = logging.getLogger(__name__)
+
+SERVICE = "reef.service"
+HEADER_END = b"\r\n\r\n"
+RECEIVE_BYTES = 64 * 1024  # most pictures of 640x480 arrive in one piece with their header
+MAX_HEADER_BYTES = 64 * 1024  # beyond this the parser refuses, with the right status
+HANDSHAKE_S = 0.1  # for connections that are being made when the listener is closed
+SO_ATTACH_FILTER = 26  # of Linux; Python has no name for it
+# (operation, steps to skip if true, if false, operand) of the kernel's packet filter, BPF
+DROP_SYN = (
+    (0x30, 0, 0, 13),  # take the TCP header's byte of flags
+    (0x45, 0, 1, 0x02),  # is SYN among them?
+    (0x06, 0, 0, 0),  # drop it
+    (0x06, 0, 0, 0xFFFFFFFF),  # let it in
+)
+CUT_OFF_S = 0.5  # after a request's own deadline, so that its reader knows why the body ended
+LINGER_S = 1.0  # of silence, before a connection that was answered is closed
+
+
+def refuse_newcomers(listener: socket.socket) -> None:
+    """Let the kernel drop the first packet of every new connection, and no other.
+
+    To close a listener resets what is connected but not yet accepted, and that can never be empty
+    for sure. A client whose first packet was dropped sends it again, and then is refused.
+    """
+    program = b"".join(struct.pack("HBBI", *step) for step in DROP_SYN)
+    code = ctypes.create_string_buffer(program)
+    told = struct.pack("HL", len(DROP_SYN), ctypes.addressof(code))
+    with contextlib.suppress(OSError):  # not worse than before
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, told)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """See above."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arriving: dict[TConn, float] = {}  # when each request must have arrived
+        self._closing: dict[TConn, float] = {}  # when each must be closed at the latest
+
+    @property
+    def service(self) -> Service:
+        """What this worker serves with."""
+        service: Service = self.wsgi.extensions[SERVICE]
+        return service
+
+    # ------------------------------------------------------------ the stop
+
+    def init_signals(self) -> None:
+        """The terminal's SIGINT reaches the worker too, but the master decides."""
+        super().init_signals()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, super().handle_exit)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: go on serving for the drain delay, then stop."""
+        if not self.booted:
+            super().handle_exit(sig, frame)
+        elif not self.service.draining:
+            self.service.draining = True
+            self.max_keepalived = 0  # every answer from now on closes its connection
+            # A timer and not a thread: a signal handler must take no lock.
+            signal.setitimer(signal.ITIMER_REAL, max(self.service.settings.drain_s, 0.001))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """At the stop, take what the kernel has accepted already, then let nobody else in."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            listeners = list(self.sockets)
+            self.sockets: list[Any] = []  # or a second call would meet them closed
+            for listener in listeners:
+                refuse_newcomers(listener)
+            time.sleep(HANDSHAKE_S)
+            for listener in listeners:
+                before = -1
+                while before != self.nr_conns:
+                    before = self.nr_conns
+                    self.accept(listener)
+                listener.close()
+
+    # ------------------------------------------------------------ a request arrives
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection. To be out of descriptors for a moment is no reason to die."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            log.warning("A connection can't be accepted: %s", error.strerror)
+            time.sleep(0.1)
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Give a thread to a request whose header is here; wait for the others in the main loop."""
+        now = time.monotonic()
+        deadline = self._arriving.setdefault(conn, now + self.service.settings.deadline_s)
+        try:
+            arrived = now < deadline and self._header_arrived(conn)
+        except OSError:
+            arrived = True  # a thread will meet the same error, and close
+        if arrived:
+            super().enqueue_req(conn)
+        elif now >= deadline:
+            self._close(conn)
+        else:
+            conn.set_timeout()
+            self.pending_conns.append(conn)
+            self.poller.register(
+                conn.sock,
+                selectors.EVENT_READ,
+                lambda sock: self.on_pending_socket_readable(conn, sock),
+            )
+
+    def handle(self, conn: TConn) -> object:
+        """Handle one request, in a thread; from here on its body must arrive."""
+        deadline_s = self.service.settings.deadline_s
+        self._arriving[conn] = time.monotonic() + deadline_s + CUT_OFF_S
+        return super().handle(conn)
+
+    def _header_arrived(self, conn: TConn) -> bool:
+        """Take what has come; whether it is a whole header, or the end."""
+        conn.init()  # makes the parser
+        conn.sock.setblocking(False)
+        unreader = conn.parser.unreader
+        buffered: bytes = unreader.take_buffered()
+        came: bytes | None = None
+        with contextlib.suppress(BlockingIOError):
+            came = conn.sock.recv(RECEIVE_BYTES)
+        buffered += came or b""
+        unreader.unread(buffered)
+        return came == b"" or HEADER_END in buffered or len(buffered) > MAX_HEADER_BYTES
+
+    def murder_pending(self) -> None:
+        """Called every second at least: cut off what has not arrived by its deadline."""
+        super().murder_pending()
+        now = time.monotonic()
+        for conn, deadline in list(self._arriving.items()):
+            if conn.sock.fileno() < 0:
+                del self._arriving[conn]
+            elif now > deadline:
+                with contextlib.suppress(OSError):  # its reader sees the end, and can still answer
+                    conn.sock.shutdown(socket.SHUT_RD)
+        for conn, latest in list(self._closing.items()):
+            if now > min(conn.timeout, latest):
+                self._close(conn)
+
+    # ------------------------------------------------------------ a request has been answered
+
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
+        """Whether the connection can be used again. A body that nobody read ends it: to wait for
+        the rest would hold a thread."""
+        conn.sock.setblocking(False)
+        try:
+            return keepalive and bool(conn.parser.finish_body(max_bytes=RECEIVE_BYTES))
+        except BlockingIOError:
+            return False
+
+    def finish_request(self, conn: TConn, answered: Future[bool]) -> None:
+        """Called in the main loop when a thread is done with a request."""
+        self._arriving.pop(conn, None)
+        if not answered.cancelled() and not answered.exception() and answered.result() is False:
+            self._close_softly(conn)
+        else:
+            super().finish_request(conn, answered)
+
+    def _close_softly(self, conn: TConn) -> None:
+        """Let the client send to its end and read its answer: to close with unread input would
+        reset the connection, and many a client reads only when it has sent all."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.setblocking(False)
+        except OSError:
+            self._close(conn)
+            return
+        now = time.monotonic()
+        conn.timeout = now + LINGER_S
+        self._closing[conn] = now + self.service.settings.deadline_s
+        self.poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._discard(conn))
+
+    def _discard(self, conn: TConn) -> None:
+        try:
+            sending = bool(conn.sock.recv(RECEIVE_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:  # reset, or out of reach
+            sending = False
+        if sending:
+            conn.timeout = time.monotonic() + LINGER_S
+        else:
+            self._close(conn)
+
+    def _close(self, conn: TConn) -> None:
+        self._arriving.pop(conn, None)
+        self._closing.pop(conn, None)
+        with contextlib.suppress(KeyError):
+            self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()

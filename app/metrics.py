@@ -1,0 +1,124 @@
+"""What `/metrics` shows, in Prometheus' text format."""
+
+import os
+from collections.abc import Iterable
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.devices.pool import Pool
+from app.stages import Stages
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every counter, which nobody reads
+
+STATES = ("starting", "ready", "waiting", "stopped")
+BUCKETS_S = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+
+
+class Metrics:
+    """The counters of one HTTP process; devices and processes are read when they are asked for."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "reef_requests", "Requests answered.", ("route", "status"), registry=self.registry
+        )
+        self._rejected = Counter(
+            "reef_rejected", "Requests refused, by error code.", ("reason",), registry=self.registry
+        )
+        self._stages = Histogram(
+            "reef_stage_seconds",
+            "Duration of each stage of a prediction.",
+            ("stage", "device"),
+            buckets=BUCKETS_S,
+            registry=self.registry,
+        )
+        self.registry.register(DeviceCollector(pool))
+        self.registry.register(ProcessCollector(pool))
+
+    def answered(self, route: str, status: int) -> None:
+        """Count a request."""
+        self._requests.labels(route, str(status)).inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a refusal."""
+        self._rejected.labels(reason).inc()
+
+    def predicted(self, device: str, stages: Stages) -> None:
+        """Record the stages of a prediction that `device` answered."""
+        for stage, seconds in stages.seconds.items():
+            self._stages.labels(stage, device).observe(seconds)
+
+
+class DeviceCollector(Collector):
+    """The queue and the devices."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the pool."""
+        devices = self._pool.status()
+        depth = GaugeMetricFamily("reef_queue_depth", "Pictures that wait for a device.")
+        depth.add_metric((), self._pool.queue_depth)
+        yield depth
+        state = GaugeMetricFamily(
+            "reef_device_state",
+            "1 for the state that the device is in.",
+            labels=("device", "state"),
+        )
+        for each in devices:
+            for name in STATES:
+                state.add_metric((each.id, name), float(each.state == name))
+        yield state
+        flight = GaugeMetricFamily(
+            "reef_device_in_flight", "Pictures in the device's slots.", labels=("device",)
+        )
+        inferences = CounterMetricFamily(
+            "reef_device_inferences", "Inferences, failed ones too.", labels=("device",)
+        )
+        restarts = CounterMetricFamily(
+            "reef_device_restarts", "Restarts of the device's process.", labels=("device",)
+        )
+        failures = CounterMetricFamily(
+            "reef_device_failures", "Failures, by kind.", labels=("device", "reason")
+        )
+        for each in devices:
+            flight.add_metric((each.id,), each.in_flight)
+            inferences.add_metric((each.id,), each.inferences)
+            restarts.add_metric((each.id,), each.restarts)
+            for reason, count in each.failures.items():
+                failures.add_metric((each.id, reason), count)
+        yield from (flight, inferences, restarts, failures)
+
+
+class ProcessCollector(Collector):
+    """CPU and memory of every process of the server."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterable[Metric]:
+        """Ask the kernel."""
+        cpu = CounterMetricFamily(
+            "reef_process_cpu_seconds", "User and system CPU time.", labels=("process",)
+        )
+        memory = GaugeMetricFamily(
+            "reef_process_resident_bytes", "Resident memory.", labels=("process",)
+        )
+        pids = {"master": os.getppid(), "http": os.getpid()}
+        pids |= {f"device {each.id}": each.pid for each in self._pool.status() if each.pid}
+        for name, pid in pids.items():
+            try:
+                process = psutil.Process(pid)
+                times = process.cpu_times()
+                resident = process.memory_info().rss
+            except psutil.Error:
+                continue  # it ended this moment
+            cpu.add_metric((name,), times.user + times.system)
+            memory.add_metric((name,), resident)
+        yield from (cpu, memory)

@@ -1,0 +1,188 @@
+"""gunicorn as Reef needs it: one worker, slow clients cut off, nothing lost at a stop."""
+
+import ctypes
+import logging
+import math
+import os
+import resource
+import socket
+import struct
+import sys
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+
+from app import image, selftest
+from app.devices.discovery import discover
+from app.devices.pool import Pool
+from app.errors import AddressError
+from app.http import create_app
+from app.http_worker import SERVICE, Worker
+from app.models import Catalogue
+from app.service import Service, admitted
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 5  # a client that sends or takes nothing for so long is cut off
+SPARE_THREADS = 8  # for /health and its kind, beside every admitted request
+MARGIN_S = 5.0  # what a stop may take beyond the drain and the last request
+BACKLOG = 256
+CONNECTIONS = 4000  # open at a time, nearly all of them idle
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+LARGE_BYTES = 12 * 1024 * 1024  # more than a bitmap of 1920x1080, less than Pillow's own blocks
+OTHER_DESCRIPTORS = 112  # for everything that is no connection
+
+
+def serve(settings: Settings, catalogue: Catalogue) -> None:
+    """Serve until SIGTERM or SIGINT; ends the process. Raises ModelError or AddressError."""
+    for model in catalogue.all:  # here, where what is wrong still stops the start
+        for variant in model.variants.values():
+            selftest.prepare(model, variant)
+    give_memory_back()
+    listener = listen(settings)
+    log.info("Listening on %s port %d", settings.host, settings.port)
+    Master(Application(settings, catalogue, listener)).run()
+
+
+def give_memory_back() -> None:
+    """Have large blocks go back to the system as soon as they are freed.
+
+    Left alone, glibc learns to keep blocks as large as bodies and bitmaps, for each of its arenas:
+    after a flood of large pictures, the process would stay at many times what it needs.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Its timeouts are inherited by every connection that it accepts."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    idle = struct.pack("ll", IDLE_S, 0)  # struct timeval
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, idle)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, idle)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise AddressError(
+            f"can't listen on {settings.host} port {settings.port}: {error.strerror}; "
+            "set REEF_HOST or REEF_PORT"
+        ) from error
+    return listener
+
+
+def connections() -> int:
+    """Raise this process's limit of descriptors as far as needed; how many connections it bears."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = min(CONNECTIONS + OTHER_DESCRIPTORS, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, most))
+    return max(16, descriptors - OTHER_DESCRIPTORS)
+
+
+class Application(BaseApplication):  # type: ignore[misc]
+    """What gunicorn runs, and how."""
+
+    def __init__(self, settings: Settings, catalogue: Catalogue, listener: socket.socket) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._listener = listener
+        super().__init__()
+
+    def load_config(self) -> None:
+        """gunicorn's settings. They are not Reef's users' to change."""
+        settings = self._settings
+        for name, value in {
+            "bind": f"fd://{self._listener.detach()}",
+            "worker_class": "app.http_worker.Worker",
+            "workers": 1,  # two would fight over the devices
+            "threads": admitted(settings) + SPARE_THREADS,
+            "timeout": 60,  # the worker's main loop only; devices have limits of their own
+            "graceful_timeout": math.ceil(settings.drain_s + settings.deadline_s + MARGIN_S),
+            "keepalive": IDLE_S,
+            "worker_connections": connections(),
+            "control_socket_disable": True,
+            "forwarded_allow_ips": "",  # no client is believed what a proxy might say,
+            "forwarder_headers": "",  # nor may it name its own SCRIPT_NAME
+            "worker_tmp_dir": "/dev/shm",  # noqa: S108 - its heartbeat file must not be on a disk
+            "logger_class": "app.server.Log",
+            "proc_name": "reef",
+            "worker_exit": _close_service,
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> WSGIApplication:
+        """Build the WSGI application; called in the worker, which then owns the devices."""
+        settings = self._settings
+        pool = Pool(
+            discover(f"{settings.host}-{settings.port}", settings.cpu_threads),
+            self._catalogue,
+            queue_limit=settings.queue,
+            run_dir=settings.run_dir,
+            backoff_max_s=settings.restart_backoff_max_s,
+            on_ready=self._announce,
+        )
+        service = Service(settings, self._catalogue, pool, image.notes())
+        app = create_app(service)
+        app.extensions[SERVICE] = service
+        pool.start()
+        return app
+
+    def _announce(self) -> None:
+        test = self._catalogue.default.selftest
+        picture = os.path.relpath(test.path) if test else "PICTURE.jpg"
+        url = self._settings.local_url
+        log.info("Ready. Try: curl -F image=@%s %s/predict", picture, url)
+
+
+class Master(Arbiter):  # type: ignore[misc]
+    """gunicorn's master: Ctrl-C drains like SIGTERM, and no signal starts a second worker."""
+
+    def handle_term(self) -> None:
+        """SIGTERM."""
+        log.info("Stopping: first the requests that are here or come before the drain ends")
+        super().handle_term()
+
+    def handle_int(self) -> None:
+        """SIGINT."""
+        self.handle_term()
+
+    def handle_hup(self) -> None:
+        """SIGHUP and the signals for more, fewer or new workers."""
+        log.warning("Reef neither reloads nor scales on a signal; restart it to change settings")
+
+    handle_ttin = handle_ttou = handle_usr2 = handle_hup
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's messages, through Reef's logging."""
+
+    def setup(self, cfg: Any) -> None:
+        """Hand everything to the root logger; gunicorn's routine messages only at debug."""
+        self.cfg = cfg
+        self._access_log_enabled = False
+        self.error_log.propagate = True
+        debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
+        self.error_log.setLevel(logging.DEBUG if debugging else logging.WARNING)
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """A client that stalled is no error of ours."""
+        if isinstance(sys.exception(), BlockingIOError | TimeoutError):
+            self.error_log.warning("A client neither sent nor took anything for %d s", IDLE_S)
+        else:
+            super().exception(msg, *args, **kwargs)
+
+    def access(self, *args: Any) -> None:
+        """There is no access log: `/metrics` counts requests, and refusals are logged."""
+
+
+def _close_service(_master: Arbiter, worker: Worker) -> None:
+    if worker.booted:
+        worker.service.pool.close()

@@ -1,0 +1,241 @@
+"""Every setting, once: its name, default, unit and help. Read once, at the edge, then frozen.
+
+The environment comes first, then the YAML file, then the default. `README.md`'s table and the
+messages about wrong values are made from what stands here.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+
+from app.errors import SettingsError
+
+PREFIX = "REEF_"
+CONFIG_VARIABLE = "REEF_CONFIG"
+DEFAULT_CONFIG = "reef.yaml"
+EMBEDDED_MODELS = Path(__file__).parent.parent / "models"
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Lower = BeforeValidator(_lower)
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class Settings(BaseModel):
+    """What Reef was told. Build it with `load`, which explains what is wrong in one line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to listen on; `0.0.0.0` serves the whole network.",
+    )
+    port: int = Field(5000, ge=1, le=65535, description="Port to listen on.")
+
+    model: str = Field(
+        "", description="Default model: a name from the manifest, or a `.tflite` file of your own."
+    )
+    labels: Path | None = Field(
+        None, description="Labels of the file in `REEF_MODEL`: one per line, or `id name`."
+    )
+    model_cpu: str = Field(
+        "", description="The CPU's counterpart of a `REEF_MODEL` compiled for the Edge TPU."
+    )
+    extra_models: Names = Field(
+        (), description="More models to serve, for the parameter `model`: names or files."
+    )
+    models_dir: Path = Field(
+        EMBEDDED_MODELS, description="Where model files are looked up, before the embedded ones."
+    )
+    cpu_threads: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Threads of one inference on the CPU; 0 takes every core, at most 4.",
+    )
+
+    min_score: float = Field(
+        0.4, ge=0, le=1, allow_inf_nan=False, description="Default of the parameter `min_score`."
+    )
+    max_results: int = Field(
+        100, ge=1, le=1000, description="Default of the parameter `max_results`."
+    )
+    only_labels: Names = Field((), description="Default of the parameter `labels`.")
+
+    deadline_s: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        allow_inf_nan=False,
+        description="A request is answered or refused so long after its header came.",
+        json_schema_extra={"unit": "s"},
+    )
+    queue: int = Field(
+        32,
+        ge=1,
+        le=256,
+        description="Pictures that may wait for a device; more requests than these get 503.",
+    )
+    max_upload_mib: int = Field(
+        16, ge=1, le=256, description="Largest request body.", json_schema_extra={"unit": "MiB"}
+    )
+    max_megapixels: float = Field(
+        25.0,
+        gt=0,
+        le=44,  # four times that is as far as Pillow goes
+        allow_inf_nan=False,
+        description="Largest picture decoded whole; a baseline JPEG may have four times that.",
+        json_schema_extra={"unit": "MP"},
+    )
+
+    drain_s: float = Field(
+        2.0,
+        ge=0,
+        le=300,
+        allow_inf_nan=False,
+        description="How long to go on taking requests after SIGTERM, with `/ready` at 503.",
+        json_schema_extra={"unit": "s"},
+    )
+    restart_backoff_max_s: float = Field(
+        60.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Longest pause before a failing device is started again.",
+        json_schema_extra={"unit": "s"},
+    )
+    run_dir: Path = Field(
+        Path(gettempdir()) / f"reef-{os.getuid()}",
+        description="Where each device's lock file is kept.",
+    )
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = Field(
+        "info", description="Least severe message that is logged."
+    )
+    log_format: Annotated[Literal["text", "json"], Lower] = Field(
+        "text", description="Form of a log line."
+    )
+    log_dir: Path | None = Field(
+        None, description="Folder for a rotating `reef.log` beside what goes to stdout."
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object) -> object:
+        """YAML reads `yes` and `on` as true, which Python takes for 1."""
+        if isinstance(value, bool):
+            raise ValueError("no setting is true or false")
+        return value
+
+    @property
+    def local_url(self) -> str:
+        """Where this host reaches the server: `http://127.0.0.1:5000`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """Largest request body, in bytes."""
+        return self.max_upload_mib * 1024 * 1024
+
+    @property
+    def max_pixels(self) -> int:
+        """Largest picture that may be decoded whole, in pixels."""
+        return int(self.max_megapixels * 1_000_000)
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from `environ` (default: the process's), the YAML file and the defaults.
+
+    Raises SettingsError naming the setting and what it takes.
+    """
+    environ = os.environ if environ is None else environ
+    known = {variable(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            raise SettingsError(f"{name}: no such setting{_meant(name, known)}")
+    config = Path(environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
+    told = {name: environ[variable(name)] for name in Settings.model_fields
+            if environ.get(variable(name))}  # fmt: skip
+    try:
+        return Settings.model_validate(_from_file(config, environ) | told)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, told, config)) from error
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting: `min_score` → `REEF_MIN_SCORE`."""
+    return "LOG_LEVEL" if name == "log_level" else PREFIX + name.upper()
+
+
+def takes(field: FieldInfo) -> str:
+    """What a setting takes, in words: `a whole number from 1 to 65535`."""
+    kind: Any = field.annotation
+    if get_origin(kind) is Literal:
+        return _either(get_args(kind))
+    if kind in (int, float):
+        bounds = {type(rule).__name__: rule for rule in field.metadata}
+        low = getattr(bounds.get("Ge"), "ge", getattr(bounds.get("Gt"), "gt", None))
+        span = f"above {low:g}, up to " if "Gt" in bounds else f"from {low:g} to "
+        noun = "a whole number" if kind is int else "a number"
+        return f"{noun} {span}{bounds['Le'].le:g} {unit_of(field)}".strip()
+    if kind is str:
+        return "a text"
+    return "a path" if Path in (kind, *get_args(kind)) else "names, with commas between"
+
+
+def unit_of(field: FieldInfo) -> str:
+    """The unit of a setting, or an empty text."""
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+
+
+def _from_file(config: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    if not config.is_file():
+        if environ.get(CONFIG_VARIABLE):
+            raise SettingsError(f"{CONFIG_VARIABLE}: no such file '{config}'; mount it or unset it")
+        return {}
+    try:
+        values = yaml.safe_load(config.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{config}: can't be read: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict | None):
+        raise SettingsError(f"{config}: must hold lines of the form 'setting: value'")
+    return {name: value for name, value in (values or {}).items() if value is not None}
+
+
+def _explain(error: ValidationError, told: Mapping[str, str], config: Path) -> str:
+    problem = error.errors()[0]
+    name = str(problem["loc"][0])
+    field = Settings.model_fields.get(name)
+    if field is None:
+        return f"{config}: no such setting '{name}'{_meant(name, set(Settings.model_fields))}"
+    where = variable(name) if name in told else f"{config}: {name}"
+    return f"{where}: takes {takes(field)}, not {str(problem['input'])[:80]!r}"
+
+
+def _either(words: tuple[str, ...]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
+
+
+def _meant(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "; README.md lists them"
