@@ -1,0 +1,136 @@
+"""Containers of the image named in REEF_IMAGE. Without a Docker engine nothing here can be tested,
+which is said loudly, and is a failure where REEF_REQUIRE_CONTAINER=1."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import colour_model
+from tests.client import ENVIRON
+from tests.container.engine import (
+    HARDENED,
+    IMAGE,
+    LABEL,
+    Container,
+    docker,
+    sweep,
+    told,
+    why_no_engine,
+)
+from tests.support import ROOT
+
+REQUIRE = "REEF_REQUIRE_CONTAINER"
+BUILD_LIMIT_S = 1800
+
+NOT_TESTED = pytest.StashKey[str]()
+
+Start = Callable[..., Container]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs the image where there is no engine. The first test of the image waits until
+    it is built, which the limit must not count."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    why = why_no_engine() if ours else None
+    for item in ours:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(120, func_only=True))
+        if why and "image" in getattr(item, "fixturenames", ()):
+            config.stash[NOT_TESTED] = why
+            if os.environ.get(REQUIRE) != "1":
+                item.add_marker(pytest.mark.skip(f"the container image is not tested: {why}"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Iterator[None]:
+    """Below everything else that is said at the end of the run."""
+    yield
+    if why := config.stash.get(NOT_TESTED, None):
+        terminalreporter.write_line(f"THE CONTAINER IMAGE WAS NOT TESTED: {why}", red=True)
+
+
+@pytest.fixture(scope="session")
+def image(pytestconfig: pytest.Config) -> Iterator[str]:
+    """The image under test; built if it is the default one and is not there."""
+    if why := pytestconfig.stash.get(NOT_TESTED, None):
+        pytest.fail(f"{REQUIRE}=1, but {why}", pytrace=False)
+    if docker("image", "inspect", IMAGE).status:
+        if "REEF_IMAGE" in os.environ:
+            pytest.fail(f"REEF_IMAGE: there is no image {IMAGE}", pytrace=False)
+        _build()
+    yield IMAGE
+    sweep()
+
+
+def _build() -> None:
+    built = subprocess.run(
+        ["make", "image"],
+        cwd=ROOT,
+        env=ENVIRON,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BUILD_LIMIT_S,
+        check=False,
+    )
+    if built.returncode:
+        pytest.fail(f"make image failed:\n{built.stdout[-3000:]}", pytrace=False)
+
+
+@pytest.fixture
+def start(image: str) -> Iterator[Start]:
+    """Starts containers, waits until they serve, and removes them."""
+    started: list[Container] = []
+
+    def run(*options: str, wait: bool = True, **more: object) -> Container:
+        container = Container.run(*options, **more)  # type: ignore[arg-type]
+        started.append(container)
+        if wait:
+            container.wait_until(container.is_ready)
+        return container
+
+    yield run
+    for container in started:
+        container.remove()
+
+
+@pytest.fixture(scope="session")
+def shared(image: str) -> Iterator[Container]:
+    """A hardened container of the embedded model, for tests that leave it as it was."""
+    container = Container.run(*HARDENED)
+    container.wait_until(container.is_ready)
+    yield container
+    container.remove()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the colour model, its labels beside it, and one that only Edge TPUs run."""
+    folder = tmp_path_factory.mktemp("models")
+    colour_model.write(folder / "colour.tflite")
+    colour_model.write(folder / "unlabelled.tflite", labels=None)
+    (folder / "labels.txt").write_text("tomato\nlettuce\nsky\n")
+    colour_model.write(folder / "compiled.tflite", for_edgetpu=True)
+    (folder / "broken.tflite").write_bytes(b"TFL3 is not at its place")
+    folder.chmod(0o755)  # whoever the container runs as must get in
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    return folder
+
+
+@pytest.fixture
+def colour(models: Path) -> tuple[str, ...]:
+    """Options for a container of the colour model, whose inferences take microseconds."""
+    return ("--volume", f"{models}:/models:ro", "--env", "REEF_MODEL=/models/colour.tflite")
+
+
+@pytest.fixture
+def volume(image: str) -> str:
+    """A new volume."""
+    return told("volume", "create", "--label", LABEL)

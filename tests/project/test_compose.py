@@ -1,0 +1,115 @@
+"""compose.yaml, .env.example and the Dockerfile say what the code does, and the same."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from app import __version__
+from app.server import MARGIN_S, SPARE_THREADS
+from app.service import UPLOADING
+from app.settings import Settings
+from tests.project import tables
+from tests.project.documents import FOR_COMPOSE, SETTINGS
+from tests.support import ROOT
+
+PATHS = sorted(ROOT.glob("compose*.yaml"))
+TEXT = (ROOT / "compose.yaml").read_text()
+REEF: dict[str, Any] = yaml.safe_load(TEXT)["services"]["reef"]
+DEFAULTS = Settings.model_validate({})
+CORES = REEF["cpu_quota"] // REEF["cpu_period"]
+
+VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)\}")
+READ_BY_COMPOSE_ITSELF = {"COMPOSE_FILE": "compose.yaml"}
+
+
+def read_in(text: str) -> dict[str, str]:
+    """The variables of a compose file, with their defaults."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return dict(VARIABLE.findall("\n".join(lines)))
+
+
+def default(name: str) -> str:
+    """What compose.yaml takes when a variable is not set."""
+    return read_in(TEXT)[name]
+
+
+def test_every_variable_is_explained_with_its_default() -> None:
+    variables = dict(READ_BY_COMPOSE_ITSELF)
+    for path in PATHS:
+        variables |= read_in(path.read_text())
+    explained = {name: value for name, value in FOR_COMPOSE.items() if name not in handed_on()}
+    assert explained == variables
+
+
+def test_the_settings_explained_are_those_of_the_code() -> None:
+    written = tables.ENV_EXAMPLE.read_text().partition(tables.ENV_MARK)[2]
+    assert written == tables.env_example(), "run: python -m tests.project.tables"
+
+
+def handed_on() -> set[str]:
+    """The variables that reach Reef itself."""
+    return set(REEF["environment"])
+
+
+def test_every_setting_is_handed_on_but_those_that_the_image_fixes() -> None:
+    fixed = {f"REEF_{name.upper()}" for name in tables.FIXED_IN_THE_IMAGE}
+    assert handed_on() == SETTINGS - fixed
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for name in fixed - {"REEF_PORT"}:
+        assert f" {name}=" in dockerfile
+
+
+def test_the_port_published_is_the_one_that_the_image_serves() -> None:
+    assert REEF["ports"] == [f"${{REEF_BIND:-127.0.0.1}}:${{REEF_PORT:-5000}}:{DEFAULTS.port}"]
+    assert f"EXPOSE {DEFAULTS.port}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def test_it_is_hardened() -> None:
+    assert REEF["user"] == "10001:10001"
+    assert REEF["read_only"] is True
+    assert REEF["cap_drop"] == ["ALL"]
+    assert REEF["security_opt"] == ["no-new-privileges:true"]
+    assert REEF["ulimits"] == {"core": 0}
+    assert REEF["init"] is True
+    assert not {"cap_add", "network_mode", "pid", "ipc", "privileged"} & set(REEF)
+    assert all("noexec,nosuid,nodev" in each for each in REEF["tmpfs"])
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_no_file_asks_for_privileges_or_for_the_engine(path: Any) -> None:
+    (service,) = yaml.safe_load(path.read_text())["services"].values()
+    assert "privileged" not in service
+    assert "docker.sock" not in path.read_text()
+
+
+def test_the_memory_limit_is_what_the_formula_gives() -> None:
+    bodies = (DEFAULTS.queue + CORES + UPLOADING) * 2 * DEFAULTS.max_upload_mib
+    pictures = math.ceil(CORES * 2 * 4 * DEFAULTS.max_pixels / 1024**2)
+    (rest,) = re.findall(r"processes, their models and /tmp +=  ?(\d+) MiB", TEXT)
+    assert f"= {bodies} MiB" in TEXT
+    assert f"=  {pictures} MiB" in TEXT
+    wanted = bodies + pictures + int(rest)
+    assert wanted <= int(default("REEF_MEMORY").removesuffix("m")) < wanted * 1.1
+
+
+def test_threads_fit_into_the_limit_of_processes() -> None:
+    largest_queue = 256
+    assert largest_queue + CORES + UPLOADING + SPARE_THREADS + 100 < REEF["pids_limit"]
+
+
+def test_a_stop_is_given_the_time_that_it_takes() -> None:
+    takes = DEFAULTS.drain_s + DEFAULTS.deadline_s + MARGIN_S
+    assert int(default("REEF_STOP_GRACE").removesuffix("s")) > takes
+    assert f"REEF_DRAIN_S {DEFAULTS.drain_s:g} + REEF_DEADLINE_S {DEFAULTS.deadline_s:g}" in TEXT
+
+
+def test_the_image_has_the_version_of_the_code() -> None:
+    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def test_what_belongs_to_one_computer_is_not_committed() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"/.env", "/compose.devices.yaml"} <= set(ignored)

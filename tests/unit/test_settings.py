@@ -1,0 +1,230 @@
+"""The environment first, then the YAML file, then the default; and words for what is wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app import settings
+from app.errors import SettingsError
+from app.settings import Settings
+from tests.support import make_settings
+
+FIELDS = Settings.model_fields
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory: a developer's own reef.yaml must not matter."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(environ: dict[str, str] | None = None) -> str:
+    """The line with which this environment is refused."""
+    with pytest.raises(SettingsError) as caught:
+        settings.load(environ or {})
+    line = str(caught.value)
+    assert "\n" not in line
+    assert caught.value.exit_status == 2
+    return line
+
+
+def test_without_environment_and_file_the_defaults_of_the_design_hold() -> None:
+    told = settings.load({})
+    assert (told.port, told.deadline_s, told.queue) == (5000, 10.0, 32)
+    assert (told.min_score, told.max_results, told.max_upload_mib) == (0.4, 100, 16)
+    assert told.max_upload_bytes == 16 * 1024 * 1024
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("port: 6000\nqueue: 7\n")
+    told = settings.load({"REEF_PORT": "7000"})
+    assert (told.port, told.queue, told.max_results) == (7000, 7, 100)
+
+
+def test_reef_config_names_another_file(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("port: 6000")
+    (folder / "other.yaml").write_text("port: 6001")
+    assert settings.load({"REEF_CONFIG": str(folder / "other.yaml")}).port == 6001
+
+
+def test_a_missing_file_named_by_reef_config_is_an_error() -> None:
+    assert refusal({"REEF_CONFIG": "gone.yaml"}).startswith("REEF_CONFIG: no such file 'gone.yaml'")
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_an_empty_variable_counts_as_unset(name: str, folder: Path) -> None:
+    (folder / "reef.yaml").write_text("port: 6000")
+    told = settings.load({settings.variable(name): ""})
+    assert told == make_settings(port=6000)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "null", "{}"])
+def test_an_empty_file_changes_nothing(text: str, folder: Path) -> None:
+    (folder / "reef.yaml").write_text(text)
+    assert settings.load({}) == make_settings()
+
+
+def test_variables_of_other_programs_are_none_of_our_business() -> None:
+    environ = {"PATH": "/bin", "PORT": "x", "REEFER": "y", "LOG_LEVELS": "z"}
+    assert settings.load(environ) == make_settings()
+
+
+GOOD = [
+    ({"REEF_HOST": "0.0.0.0"}, "host", "0.0.0.0"),
+    ({"REEF_PORT": "65535"}, "port", 65535),
+    ({"REEF_MIN_SCORE": "1e-1"}, "min_score", 0.1),
+    ({"REEF_MIN_SCORE": "0"}, "min_score", 0.0),
+    ({"REEF_DEADLINE_S": "0.5"}, "deadline_s", 0.5),
+    ({"REEF_ONLY_LABELS": "person"}, "only_labels", ("person",)),
+    ({"REEF_ONLY_LABELS": " person , traffic light,"}, "only_labels", ("person", "traffic light")),
+    ({"REEF_EXTRA_MODELS": "a.tflite,b"}, "extra_models", ("a.tflite", "b")),
+    ({"REEF_MODELS_DIR": "/models"}, "models_dir", Path("/models")),
+    ({"REEF_LABELS": "/labels.txt"}, "labels", Path("/labels.txt")),
+    ({"LOG_LEVEL": "WARNING"}, "log_level", "warning"),
+    ({"REEF_LOG_FORMAT": "JSON"}, "log_format", "json"),
+]
+
+
+@pytest.mark.parametrize(("environ", "name", "value"), GOOD)
+def test_a_good_value_is_taken(environ: dict[str, str], name: str, value: object) -> None:
+    assert getattr(settings.load(environ), name) == value
+
+
+def test_lists_may_be_yaml_lists(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("only_labels: [person, traffic light]")
+    assert settings.load({}).only_labels == ("person", "traffic light")
+
+
+UNKNOWN = [
+    ({"REEF_PROT": "1"}, "REEF_PROT: no such setting; did you mean REEF_PORT?"),
+    ({"REEF_MODEL_DIR": "/m"}, "REEF_MODEL_DIR: no such setting; did you mean REEF_MODELS_DIR?"),
+    ({"REEF_LOG_LEVEL": "info"}, "REEF_LOG_LEVEL: no such setting; did you mean LOG_LEVEL?"),
+    ({"REEF_MINSCORE": ""}, "REEF_MINSCORE: no such setting; did you mean REEF_MIN_SCORE?"),
+    ({"REEF_XYZ": "1"}, "REEF_XYZ: no such setting; README.md lists them"),
+]
+
+
+@pytest.mark.parametrize(("environ", "line"), UNKNOWN)
+def test_an_unknown_variable_is_refused_with_a_suggestion(
+    environ: dict[str, str], line: str
+) -> None:
+    assert refusal(environ) == line
+
+
+def test_an_unknown_name_in_the_file_is_refused_with_a_suggestion(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("port: 6000\nmin_scores: 0.5")
+    assert refusal() == "reef.yaml: no such setting 'min_scores'; did you mean min_score?"
+
+
+WHOLE_NUMBERS = {"port": (1, 65535), "cpu_threads": (0, 64), "max_results": (1, 1000),
+                 "queue": (1, 256), "max_upload_mib": (1, 256)}  # fmt: skip
+NUMBERS = {"min_score": (0, 1), "deadline_s": (0, 300), "max_megapixels": (0, 44),
+           "drain_s": (0, 300), "restart_backoff_max_s": (0, 3600)}  # fmt: skip
+NOT_A_NUMBER = ("abc", "1,5", "0x10", "--1", "1 2", "\u0665", "5\n6", "nan", "inf", "-inf", "1e999")
+
+BAD = [
+    *((name, text) for name in WHOLE_NUMBERS for text in (*NOT_A_NUMBER, "1.5")),
+    *((name, text) for name in NUMBERS for text in NOT_A_NUMBER),
+    *((name, str(low - 1)) for name, (low, _) in (WHOLE_NUMBERS | NUMBERS).items()),
+    *((name, str(high + 1)) for name, (_, high) in (WHOLE_NUMBERS | NUMBERS).items()),
+    *((name, "loud") for name in ("log_level", "log_format")),
+    *((name, "0") for name in ("deadline_s", "max_megapixels")),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_a_bad_value_names_the_setting_and_what_it_takes(name: str, text: str) -> None:
+    line = refusal({settings.variable(name): text})
+    assert line.startswith(f"{settings.variable(name)}: takes {settings.takes(FIELDS[name])}, not ")
+    assert line.endswith(repr(text))
+
+
+def test_every_number_is_tried_by_the_test_above() -> None:
+    assert {*WHOLE_NUMBERS, *NUMBERS} == {
+        name for name, field in FIELDS.items() if field.annotation in (int, float)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("port", "a whole number from 1 to 65535"),
+        ("min_score", "a number from 0 to 1"),
+        ("deadline_s", "a number above 0, up to 300 s"),
+        ("max_upload_mib", "a whole number from 1 to 256 MiB"),
+        ("max_megapixels", "a number above 0, up to 44 MP"),
+        ("host", "a text"),
+        ("models_dir", "a path"),
+        ("labels", "a path"),
+        ("only_labels", "names, with commas between"),
+        ("log_level", "debug, info, warning or error"),
+    ],
+)
+def test_what_a_setting_takes_is_told_in_words(name: str, words: str) -> None:
+    assert settings.takes(FIELDS[name]) == words
+
+
+BAD_FILES = [
+    (b"port: abc", "reef.yaml: port: takes a whole number from 1 to 65535, not 'abc'"),
+    (b"host: 5", "reef.yaml: host: takes a text, not '5'"),
+    (b"labels: 5", "reef.yaml: labels: takes a path, not '5'"),
+    (b"only_labels: {a: b}", "reef.yaml: only_labels: takes names, with commas between, not "),
+    (b"- port: 5", "reef.yaml: must hold lines of the form 'setting: value'"),
+    (b"just words", "reef.yaml: must hold lines of the form 'setting: value'"),
+    (b"1: 2", "reef.yaml: no such setting '1'"),
+    (b"port: [", "reef.yaml: can't be read: "),
+    (b"\xff\xfe\0", "reef.yaml: can't be read: "),
+]
+
+
+@pytest.mark.parametrize(("text", "beginning"), BAD_FILES)
+def test_a_bad_file_is_named_with_what_is_wrong(text: bytes, beginning: str, folder: Path) -> None:
+    (folder / "reef.yaml").write_bytes(text)
+    assert refusal().startswith(beginning)
+
+
+def test_a_value_from_the_environment_is_blamed_on_the_environment(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("port: 6000")
+    assert refusal({"REEF_PORT": "abc"}).startswith("REEF_PORT: takes ")
+
+
+def test_a_long_bad_value_is_not_repeated_at_length() -> None:
+    assert len(refusal({"REEF_PORT": "9" * 10_000})) < 200
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        make_settings().port = 1
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_every_setting_has_a_help_text_that_is_a_sentence(name: str) -> None:
+    assert re.fullmatch(r"\S.*\.", FIELDS[name].description or "")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:5000"),
+        ("0.0.0.0", "http://127.0.0.1:5000"),
+        ("::", "http://[::1]:5000"),
+        ("camera.lan", "http://camera.lan:5000"),
+    ],
+)
+def test_the_local_address_is_one_that_this_host_can_reach(host: str, url: str) -> None:
+    assert make_settings(host=host).local_url == url
+
+
+@pytest.mark.parametrize("text", ["port: yes", "min_score: on", "queue: true"])
+def test_yaml_truth_is_no_number(folder: Path, text: str) -> None:
+    (folder / "reef.yaml").write_text(text)
+    assert refusal({}).startswith(f"reef.yaml: {text.split(':')[0]}: takes a")
+
+
+def test_a_yaml_setting_without_a_value_is_unset(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("model:\nport: 6000\n")
+    told = settings.load({})
+    assert (told.model, told.port) == ("", 6000)
