@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# Builds the image, runs it as compose.yaml says, and tells how it is: the make targets' logic.
+set -eu
+
+PULLED=debian:trixie-slim
+MADE=reef-base:trixie
+MADE_FOR_BUILDS=reef-build-base:trixie
+PULL_S=120
+READY_S=120
+LOG_LINES=20
+
+usage() {
+    cat <<END
+Usage: scripts/appliance.sh image | up | down | logs | status
+
+  image   builds the image, on $PULLED or, where no registry answers, on a base made
+          from Debian's archive by scripts/base-image.sh
+  up      builds it, starts it, waits until it is ready and says how to use it
+  down    stops it and removes the container; models and logs stay
+  logs    shows its log and follows it, until Ctrl-C
+  status  says whether it runs, on which devices, and what is wrong
+
+It reads what docker compose reads: .env.example explains every variable. Where this computer has
+an Edge TPU, EDGETPU is 'required' unless it is set: the build then stops without its files.
+END
+}
+
+main() {
+    cd "$(dirname "$0")/.."
+    case ${1:---help} in
+    image | up | down | logs | status) need_docker && "do_$1" ;;
+    --help | -h) usage ;;
+    *) die "no such command: $1; see --help" ;;
+    esac
+}
+
+do_image() {
+    local image before tpu
+    local -a again=()
+    image=$(setting REEF_IMAGE reef:local)
+    tpu=$(edge_tpu)
+    choose_base
+    if [ -z "$(setting EDGETPU '')" ] && [ -n "$tpu" ]; then
+        export EDGETPU=required
+        say "this computer has an Edge TPU ($tpu), so its files are required"
+    fi
+    before=$(docker image inspect --format '{{index .Config.Labels "reef.edgetpu"}}' "$image" \
+        2>/dev/null || true)
+    # A builder remembers that a site couldn't be reached; another value makes it ask again.
+    [[ $before != *"could not be reached"* ]] || again=(--build-arg "EDGETPU_TRY=$(date +%s)")
+    say "building $image"
+    compose build --build-arg "REVISION=$(of_commit describe --always --abbrev=40 --exclude='*' --dirty)" \
+        --build-arg "CREATED=$(of_commit log -1 --format=%cI)" "${again[@]}" reef ||
+        die "the build failed; the lines above say why${tpu:+. EDGETPU=none builds for the CPU alone}"
+    label "$image"
+}
+
+# What git says of the sources; nothing where they came without it.
+of_commit() { git "$@" 2>/dev/null || true; }
+
+# Says in a label what the image has for the Edge TPU, or what it lacks and why.
+label() {
+    local image=$1 what
+    what=$(docker run --rm --network none --entrypoint python3 "$image" -c '
+import json
+record = json.load(open("/opt/reef/image.json"))
+print("; ".join(filter(None, [", ".join(record["edgetpu"]), *record["notes"]])))')
+    echo "FROM $image" | docker build --quiet --label "reef.edgetpu=$what" --tag "$image" - \
+        >/dev/null 2>&1 || die "$image could not be labelled"
+    say "$image, $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB: $what"
+}
+
+do_up() {
+    do_image
+    say "starting"
+    compose up --detach --no-build ||
+        die "it could not be started; the lines above say why (another port: make up PORT=5001)"
+    wait_until_ready
+    describe
+}
+
+do_down() { compose down; }
+
+do_logs() { compose logs --follow --tail 100 reef; }
+
+do_status() {
+    local id
+    id=$(container)
+    [ -n "$id" ] || die "there is no container; 'make up' makes and starts it"
+    compose ps
+    [ "$(docker inspect --format '{{.State.Running}}' "$id")" = true ] ||
+        fail "it does not run; 'make up' starts it"
+    docker exec "$id" reef healthcheck >/dev/null || fail "it is not ready: $(reason "$id")"
+    describe
+}
+
+# ------------------------------------------------------------------ the base
+
+choose_base() {
+    local base
+    base=$(setting REEF_BASE '')
+    if [ -n "$base" ]; then
+        REEF_BASE=$base
+        REEF_BUILD_BASE=$(setting REEF_BUILD_BASE "$base")
+    elif have "$PULLED" || pull; then
+        REEF_BASE=$PULLED
+        REEF_BUILD_BASE=$PULLED
+    else
+        say "no registry answers, so the base is made from Debian's archive"
+        { have "$MADE" && have "$MADE_FOR_BUILDS"; } || scripts/base-image.sh
+        REEF_BASE=$MADE
+        REEF_BUILD_BASE=$MADE_FOR_BUILDS
+    fi
+    export REEF_BASE REEF_BUILD_BASE
+    say "the base is $REEF_BASE"
+}
+
+have() { docker image inspect "$1" >/dev/null 2>&1; }
+
+pull() {
+    say "asking the registry for $PULLED"
+    timeout "$PULL_S" docker pull --quiet "$PULLED" >/dev/null 2>&1
+}
+
+# ------------------------------------------------------------------ the Edge TPU
+
+# Where this computer has an Edge TPU; nothing when it has none.
+edge_tpu() {
+    local folder found=()
+    for folder in "${SYSFS:-/sys}"/bus/pci/devices/*; do
+        [ "$(ids "$folder" vendor device)" != 0x1ac1:0x089a ] || found+=("PCIe ${folder##*/}")
+    done
+    for folder in "${SYSFS:-/sys}"/bus/usb/devices/*; do
+        case $(ids "$folder" idVendor idProduct) in
+        1a6e:089a | 18d1:9302) found+=("USB ${folder##*/}") ;;
+        esac
+    done
+    printf '%s' "${found[*]-}"
+}
+
+ids() {
+    [ ! -r "$1/$2" ] || [ ! -r "$1/$3" ] || printf '%s:%s' "$(cat "$1/$2")" "$(cat "$1/$3")"
+}
+
+# ------------------------------------------------------------------ the container
+
+container() { compose ps --all --quiet reef 2>/dev/null | head -n 1; }
+
+wait_until_ready() {
+    local id restarts deadline now told=''
+    id=$(container)
+    restarts=$(docker inspect --format '{{.RestartCount}}' "$id")
+    deadline=$((SECONDS + READY_S))
+    until docker exec "$id" reef healthcheck >/dev/null 2>&1; do
+        now=$(docker inspect --format '{{.State.Status}} {{.RestartCount}}' "$id")
+        [ "$now" = "running $restarts" ] || {
+            compose stop >/dev/null 2>&1 # or it would be started again and again
+            fail "it ended at once: $(docker logs --tail 1 "$id" 2>&1)"
+        }
+        now=$(reason "$id")
+        [ "$SECONDS" -lt "$deadline" ] || fail "not ready after $READY_S s: $now"
+        [ "$now" = "$told" ] || say "waiting: $now"
+        told=$now
+        sleep 0.3
+    done
+}
+
+# Why it is not ready, in its own words.
+reason() {
+    local said
+    said=$(docker exec "$1" reef healthcheck 2>/dev/null |
+        sed -n 's/^{"ready":false,"reason":"\([^"]*\)".*/\1/p') || true
+    printf '%s' "${said:-it is being started}"
+}
+
+describe() {
+    local id address
+    id=$(container)
+    # Published on every address, it is reached on this computer's own.
+    address=http://$(docker port "$id" 5000/tcp | sed -n '1s/^0\.0\.0\.0:/127.0.0.1:/; 1p')
+    docker exec --interactive "$id" python3 - <scripts/status.py
+    printf '\nReef is ready: %s\n\n' "$address"
+    printf '  curl -F image=@models/selftest_person.jpg %s/predict\n' "$address"
+    printf "\n'make logs' shows its log, 'make status' how it is, 'make down' stops it.\n"
+}
+
+fail() {
+    say "$1"
+    say "the last lines of its log:"
+    compose logs --no-color --tail "$LOG_LINES" reef >&2 || true
+    exit 1
+}
+
+# ------------------------------------------------------------------ Docker
+
+need_docker() {
+    local why
+    command -v docker >/dev/null ||
+        die "there is no Docker here; install it, or serve without it: make run"
+    why=$(docker version --format '{{.Server.Version}}' 2>&1) ||
+        die "no Docker engine answers ($(tail -n 1 <<<"$why")); without one: make run"
+    docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
+        die "Docker has no compose here; install its package docker-compose, or: make run"
+}
+
+compose() {
+    if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+}
+
+# A variable as compose sees it: from the environment, then from .env, then the default.
+setting() {
+    local value=${!1-}
+    if [ -z "$value" ] && [ -r .env ]; then
+        value=$(sed -n "s/^$1=//p" .env | tail -n 1)
+    fi
+    printf '%s' "${value:-$2}"
+}
+
+say() { printf 'reef: %s\n' "$*" >&2; }
+
+die() {
+    say "$*"
+    exit 1
+}
+
+main "$@"
