@@ -1,0 +1,72 @@
+# `make` alone lists what there is.
+.DEFAULT_GOAL := help
+.SILENT:
+.PHONY: help up down logs status image run test check format lock accuracy measure clean
+
+PYTHON ?= python3
+# What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
+ASK := http://127.0.0.1:$(or $(PORT),$(REEF_PORT),5000)
+OTHER_PORT = $(if $(PORT),REEF_PORT=$(PORT))
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?= # all, in the order of pyproject.toml: the fast layers first
+
+help: ## List the targets.
+	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+up: ## Build the container image, start it and wait until it is ready. PORT=5000
+	$(OTHER_PORT) scripts/appliance.sh up
+
+down logs status image:
+	scripts/appliance.sh $@
+
+down: ## Stop the container; its models and logs stay.
+logs: ## Follow the container's log.
+status: ## How the container is, and what is wrong with it.
+image: ## Build the container image, from Debian's archive where no registry answers.
+
+run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
+	$(OTHER_PORT) exec $(BIN)/python -m app serve
+
+test: $(VENV)/dev ## Run every test, the fast ones first. TESTS=tests/unit for some
+	$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/dev ## Check format, lint, types, shell scripts and workflows.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run scripts/*.sh
+	$(BIN)/zizmor --offline --quiet .github
+
+format: $(VENV)/dev ## Format the code and mend what the linter can mend.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/dev ## Lock requirements/*.in with hashes. UPGRADE=--upgrade takes the newest
+	for name in run dev; do \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in; \
+	done
+
+accuracy: $(VENV)/dev ## Mean average precision through a running server. DATA=folder PORT=5000
+	test -n "$(DATA)" || { echo 'make accuracy DATA=folder: which has instances.json and images/' >&2; exit 2; }
+	$(BIN)/python -m bench.accuracy --url $(ASK) --data $(DATA)
+
+measure: $(VENV)/dev ## Speed and memory, against their targets. WHAT=container for the image's
+	$(BIN)/python -m bench.measure $(or $(WHAT),all)
+
+clean: ## Remove what the other targets made.
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment with the locked dependencies; made again when the lock changes.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Reef needs Python 3.11 or newer; name one: make run PYTHON=python3.12' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo 'On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+
+$(VENV)/run $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
+	echo 'Installing requirements/$*.txt into $(VENV) ...'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
