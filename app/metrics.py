@@ -1,7 +1,7 @@
 """What `/metrics` shows, in Prometheus' text format."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
@@ -9,14 +9,64 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from app.devices.pool import Pool
+from app.devices.supervisor import STATES, DeviceStatus
 from app.stages import Stages
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every counter, which nobody reads
 
-STATES = ("starting", "ready", "waiting", "stopped")
 BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+
+
+Reading = Callable[[DeviceStatus], float | None]
+
+GAUGES: tuple[tuple[str, str, Reading], ...] = (
+    (
+        "reef_device_utilisation_ratio",
+        "Share of the last ten seconds that was spent on inferences.",
+        lambda each: each.utilisation,
+    ),
+    (
+        "reef_device_slowdown_ratio",
+        "How many times as long as at its best an inference takes.",
+        lambda each: each.slowdown,
+    ),
+    (
+        "reef_device_temperature_celsius",
+        "Of an Edge TPU on PCIe; a stick has no sensor.",
+        lambda each: each.telemetry.temperature_c,
+    ),
+    (
+        "reef_device_throttle_level",
+        "Trip points reached: the clock is halved so many times.",
+        lambda each: each.telemetry.throttle_level if each.telemetry.trip_points_c else None,
+    ),
+    (
+        "reef_device_driver_resets",
+        "Resets of the chip since its driver was loaded.",
+        lambda each: each.telemetry.resets,
+    ),
+    (
+        "reef_device_usb_bits_per_second",
+        "Speed of a stick's USB link.",
+        lambda each: 1e6 * each.telemetry.usb_mbits if each.telemetry.usb_mbits else None,
+    ),
+    (
+        "reef_device_link_downgraded",
+        "1 if the PCIe link is slower or narrower than card and slot allow.",
+        lambda each: (
+            float(each.telemetry.link != each.telemetry.link_best)
+            if each.telemetry.link_best
+            else None
+        ),
+    ),
+    (
+        "reef_device_warnings",
+        "Things that are wrong with it, as `/devices` tells.",
+        lambda each: len(each.warnings),
+    ),
+)
 
 
 class Metrics:
@@ -29,6 +79,11 @@ class Metrics:
         )
         self._rejected = Counter(
             "reef_rejected", "Requests refused, by error code.", ("reason",), registry=self.registry
+        )
+        self._degraded = Counter(
+            "reef_degraded",
+            "Predictions that the CPU answered in an Edge TPU's place.",
+            registry=self.registry,
         )
         self._stages = Histogram(
             "reef_stage_seconds",
@@ -48,8 +103,10 @@ class Metrics:
         """Count a refusal."""
         self._rejected.labels(reason).inc()
 
-    def predicted(self, device: str, stages: Stages) -> None:
+    def predicted(self, device: str, stages: Stages, *, degraded: bool = False) -> None:
         """Record the stages of a prediction that `device` answered."""
+        if degraded:
+            self._degraded.inc()
         for stage, seconds in stages.seconds.items():
             self._stages.labels(stage, device).observe(seconds)
 
@@ -72,8 +129,8 @@ class DeviceCollector(Collector):
             labels=("device", "state"),
         )
         for each in devices:
-            for name in STATES:
-                state.add_metric((each.id, name), float(each.state == name))
+            for known in STATES:
+                state.add_metric((each.id, known), float(each.state == known))
         yield state
         flight = GaugeMetricFamily(
             "reef_device_in_flight", "Pictures in the device's slots.", labels=("device",)
@@ -94,6 +151,27 @@ class DeviceCollector(Collector):
             for reason, count in each.failures.items():
                 failures.add_metric((each.id, reason), count)
         yield from (flight, inferences, restarts, failures)
+        busy = CounterMetricFamily(
+            "reef_device_busy_seconds", "Time spent on inferences.", labels=("device",)
+        )
+        for each in devices:
+            busy.add_metric((each.id,), each.busy_s)
+        yield busy
+        for name, about, value in GAUGES:
+            gauge = GaugeMetricFamily(name, about, labels=("device",))
+            for each in devices:
+                if (reading := value(each)) is not None:
+                    gauge.add_metric((each.id,), reading)
+            yield gauge
+        trips = GaugeMetricFamily(
+            "reef_device_trip_point_celsius",
+            "From here on the driver halves the clock once more.",
+            labels=("device", "point"),
+        )
+        for each in devices:
+            for point, celsius in enumerate(each.telemetry.trip_points_c):
+                trips.add_metric((each.id, str(point)), celsius)
+        yield trips
 
 
 class ProcessCollector(Collector):

@@ -8,6 +8,7 @@ import resource
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -16,8 +17,10 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from app import image, selftest
-from app.devices.discovery import discover
+from app.devices import discovery, telemetry
 from app.devices.pool import Pool
+from app.devices.telemetry import Sighting
+from app.devices.watch import Watch
 from app.errors import AddressError
 from app.http import create_app
 from app.http_worker import SERVICE, Worker
@@ -38,7 +41,11 @@ OTHER_DESCRIPTORS = 112  # for everything that is no connection
 
 
 def serve(settings: Settings, catalogue: Catalogue) -> None:
-    """Serve until SIGTERM or SIGINT; ends the process. Raises ModelError or AddressError."""
+    """Serve until SIGTERM or SIGINT; ends the process.
+
+    Raises ModelError, AddressError or SettingsError.
+    """
+    discovery.choose(settings.devices)
     for model in catalogue.all:  # here, where what is wrong still stops the start
         for variant in model.variants.values():
             selftest.prepare(model, variant)
@@ -87,6 +94,35 @@ def connections() -> int:
     return max(16, descriptors - OTHER_DESCRIPTORS)
 
 
+def sightings(settings: Settings) -> list[Sighting]:
+    """The devices that there are now, and how each is."""
+    choice = discovery.choose(settings.devices)
+    address = f"{settings.host}-{settings.port}"
+    root = settings.host_root
+    found = discovery.discover(address, settings.cpu_threads, root, choice)
+    return [telemetry.look(device, root) for device in found]
+
+
+def build_pool(
+    settings: Settings, catalogue: Catalogue, on_ready: Callable[[], None] = lambda: None
+) -> Pool:
+    """The pool, with the devices that there are now; nothing is started."""
+    pool = Pool(
+        [],
+        catalogue,
+        queue_limit=settings.queue,
+        run_dir=settings.run_dir,
+        backoff_max_s=settings.restart_backoff_max_s,
+        on_ready=on_ready,
+        cpu_fallback=settings.cpu_fallback == "on",
+        expect_edgetpu=discovery.choose(settings.devices).asks_for_edgetpu,
+        library=settings.libedgetpu,
+        usb_performance=settings.usb_performance,
+    )
+    pool.update(sightings(settings))
+    return pool
+
+
 class Application(BaseApplication):  # type: ignore[misc]
     """What gunicorn runs, and how."""
 
@@ -121,18 +157,12 @@ class Application(BaseApplication):  # type: ignore[misc]
     def load(self) -> WSGIApplication:
         """Build the WSGI application; called in the worker, which then owns the devices."""
         settings = self._settings
-        pool = Pool(
-            discover(f"{settings.host}-{settings.port}", settings.cpu_threads),
-            self._catalogue,
-            queue_limit=settings.queue,
-            run_dir=settings.run_dir,
-            backoff_max_s=settings.restart_backoff_max_s,
-            on_ready=self._announce,
-        )
+        pool = build_pool(settings, self._catalogue, self._announce)
         service = Service(settings, self._catalogue, pool, image.notes())
         app = create_app(service)
         app.extensions[SERVICE] = service
         pool.start()
+        Watch(lambda: sightings(settings), pool).start()
         return app
 
     def _announce(self) -> None:

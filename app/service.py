@@ -98,7 +98,7 @@ class Service:
             found,
             inference.variant.name,
             inference.device,
-            degraded=False,
+            degraded=self.pool.is_degraded(model, inference.variant.kind),
             width=tensor_fit.width,
             height=tensor_fit.height,
         )

@@ -12,7 +12,15 @@ from tempfile import gettempdir
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from app.errors import SettingsError
@@ -34,7 +42,11 @@ def _lower(value: object) -> object:
 
 
 Lower = BeforeValidator(_lower)
+Switch = Annotated[Literal["on", "off"], Lower]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+SWITCHES = {"cpu_fallback"}
 
 
 class Settings(BaseModel):
@@ -63,6 +75,23 @@ class Settings(BaseModel):
     )
     models_dir: Path = Field(
         EMBEDDED_MODELS, description="Where model files are looked up, before the embedded ones."
+    )
+
+    devices: Names = Field(
+        ("auto",),
+        description="`auto`, `cpu`, `pci`, `usb`, or devices by their ids in `/devices`.",
+    )
+    cpu_fallback: Switch = Field(
+        "on", description="Whether the CPU answers while no Edge TPU can, marked as degraded."
+    )
+    usb_performance: Annotated[Literal["default", "low", "medium", "high", "max"], Lower] = Field(
+        "default", description="Clock of Edge TPUs on USB; `max` makes them hot."
+    )
+    libedgetpu: str = Field(
+        "libedgetpu.so.1", min_length=1, description="The Edge TPU's library: a name, or a path."
+    )
+    host_root: Path = Field(
+        Path("/"), description="Where the host's `/sys`, `/dev` and `/proc` are found."
     )
     cpu_threads: int = Field(
         0,
@@ -138,10 +167,12 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth(cls, value: object) -> object:
+    def _no_truth(cls, value: object, about: ValidationInfo) -> object:
         """YAML reads `yes` and `on` as true, which Python takes for 1."""
         if isinstance(value, bool):
-            raise ValueError("no setting is true or false")
+            if about.field_name in SWITCHES:
+                return "on" if value else "off"
+            raise ValueError("no such setting is true or false")
         return value
 
     @property

@@ -31,7 +31,7 @@ INPUTS: dict[str, tuple[int, float, int]] = {
 }
 
 
-class _Graph:
+class Graph:
     """A TensorFlow Lite graph under construction."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ def build(
     its zip holds (None: no zip). `for_edgetpu` adds the operator of a compiled model, behind
     which the CPU can't run it.
     """
-    graph = _Graph()
+    graph = Graph()
     kind, scale, zero = INPUTS[dtype]
     picture = graph.tensor("picture", (1, height, width, 3), kind, scale=scale, zero=zero)
     inputs = [picture]
@@ -137,10 +137,10 @@ def build(
     graph.operator(schema.BuiltinOperator.RESHAPE, [scores, shape], [shaped])
     outputs = _post_process(graph, shaped, names)
     data = graph.finish(inputs, [outputs[position] for position in order])
-    return data + _zip(labels) if labels else data
+    return data + pack_labels(labels) if labels else data
 
 
-def _post_process(graph: _Graph, scores: int, names: tuple[str, ...]) -> list[int]:
+def _post_process(graph: Graph, scores: int, names: tuple[str, ...]) -> list[int]:
     """One anchor, so one box, which each of the three classes may claim."""
     ymin, xmin, ymax, xmax = BOX
     centre = [(ymin + ymax) / 2, (xmin + xmax) / 2, ymax - ymin, xmax - xmin]
@@ -168,7 +168,8 @@ def _post_process(graph: _Graph, scores: int, names: tuple[str, ...]) -> list[in
     return outputs
 
 
-def _zip(labels: tuple[str, ...]) -> bytes:
+def pack_labels(labels: tuple[str, ...]) -> bytes:
+    """A zip with labels, as it stands at the end of a model file."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as packed:
         # Without the time of day, so that the same model is the same file.

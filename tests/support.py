@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from app import models
-from app.devices.discovery import discover
-from app.devices.pool import Pool
+from app.server import build_pool
 from app.service import Service
 from app.settings import Settings
 
@@ -218,14 +217,7 @@ def make_settings(**values: Any) -> Settings:
 def build_service(told: Settings) -> Service:
     """A service, as the server builds it, whose devices are not started yet."""
     catalogue = models.load(told)
-    pool = Pool(
-        discover(f"{told.host}-{told.port}", told.cpu_threads),
-        catalogue,
-        queue_limit=told.queue,
-        run_dir=told.run_dir,
-        backoff_max_s=told.restart_backoff_max_s,
-    )
-    return Service(told, catalogue, pool)
+    return Service(told, catalogue, build_pool(told, catalogue))
 
 
 @contextmanager

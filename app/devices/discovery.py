@@ -1,14 +1,28 @@
-"""Which devices this host has."""
+"""Which devices this host has, told from what the kernel shows: no device is ever opened here."""
 
 import math
 import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from app.devices import sysfs
+from app.errors import SettingsError
 from app.models import Kind
+
+Bus = Literal["cpu", "pci", "usb"]
+MayOpen = Callable[[Path], bool]
 
 MAX_USEFUL_THREADS = 4
 """TensorFlow Lite's small detectors gain little beyond four threads."""
+
+PCI_ID = ("0x1ac1", "0x089a")
+DFU_ID = ("1a6e", "089a")
+"""A USB stick whose firmware is not loaded; libedgetpu loads it when it opens the stick."""
+USB_ID = ("18d1", "9302")
+UNIQUE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -22,18 +36,192 @@ class Device:
     """Name of its lock file: two processes that name the same one never hold it together."""
     threads: int = 1
     """Threads of one inference; it matters on the CPU only."""
+    bus: Bus = "cpu"
+    node: str = ""
+    """An Edge TPU's last name in sysfs and in libedgetpu's list: `apex_0`, or `2-1` on USB."""
+    unique_id: str = ""
+    """Of a card: its own number, wherever it is plugged in."""
+    problem: str = ""
+    """Why it can't be opened as things are, in words; empty when it can."""
 
 
-def discover(address: str, cpu_threads: int = 0, root: Path = Path("/")) -> list[Device]:
-    """The devices to serve from, for the server at `address`.
+@dataclass(frozen=True)
+class Choice:
+    """What REEF_DEVICES asks for."""
+
+    words: tuple[str, ...] = ("auto",)
+
+    @property
+    def asks_for_edgetpu(self) -> bool:
+        """Whether it names Edge TPUs, so that the CPU alone is not what was asked for."""
+        return any(word not in ("auto", "cpu") for word in self.words)
+
+    @property
+    def only_cpu(self) -> bool:
+        """Whether Edge TPUs are to be left alone."""
+        return self.words == ("cpu",)
+
+    def takes(self, device: Device) -> bool:
+        """Whether an Edge TPU is among those asked for."""
+        names = {"auto", device.bus, device.id, device.node, device.unique_id}
+        return bool(names & set(self.words))
+
+
+def choose(words: Sequence[str]) -> Choice:
+    """What REEF_DEVICES says. Raises SettingsError for a word that names no device."""
+    for word in words:
+        known = word in ("auto", "cpu", "pci", "usb") or UNIQUE_ID.fullmatch(word)
+        if not known and not re.fullmatch(r"pci:\S+|usb:\d+-[\d.]+|apex_\d+", word):
+            raise SettingsError(
+                "REEF_DEVICES: takes auto, cpu, pci, usb, or devices with commas between, as in "
+                f"pci:0000:03:00.0 or usb:2-1, not {word[:40]!r}; `reef doctor` lists them"
+            )
+    if "auto" in words and len(words) > 1:
+        raise SettingsError("REEF_DEVICES: auto takes every device; name nothing beside it")
+    return Choice(tuple(words) or ("auto",))
+
+
+def discover(
+    address: str,
+    cpu_threads: int = 0,
+    root: Path = Path("/"),
+    choice: Choice = Choice(),
+) -> list[Device]:
+    """The devices to serve from, for the server at `address`, those of PCIe first.
 
     `cpu_threads` 0 takes every core that this process may use. Servers may share the CPU, so each
-    has a lock of its own there.
+    has a lock of its own there. The CPU is always among them: whether it is needed, the pool knows.
     """
+    found = [] if choice.only_cpu else [each for each in edgetpus(root) if choice.takes(each)]
+    return [*found, cpu(address, cpu_threads, root)]
+
+
+def cpu(address: str, cpu_threads: int = 0, root: Path = Path("/")) -> Device:
+    """The CPU as a device."""
     cores = available_cores(root)
     threads = cpu_threads or min(cores, MAX_USEFUL_THREADS)
     about = f"{cpu_name(root)}, {threads} of {cores} cores"
-    return [Device("cpu", "cpu", about, f"cpu-{address}", threads)]
+    return Device("cpu", "cpu", about, f"cpu-{address}", threads)
+
+
+# ---------------------------------------------------------------------------- Edge TPUs
+
+
+def _may_open(node: Path) -> bool:
+    return os.access(node, os.R_OK | os.W_OK)
+
+
+def edgetpus(root: Path = Path("/"), may_open: MayOpen = _may_open) -> list[Device]:
+    """Every Edge TPU that the kernel knows, those that can't be used too."""
+    return [*_on_pci(root, may_open), *_on_usb(root, may_open)]
+
+
+def _on_pci(root: Path, may_open: MayOpen) -> list[Device]:
+    nodes: dict[str, str] = {}  # PCI address → apex_N
+    for entry in sysfs.entries(root / "sys/class/apex"):
+        if entry.name.startswith("apex_"):
+            address = sysfs.target(entry / "device") or sysfs.read(entry / "pci_address")
+            nodes[address or entry.name] = entry.name
+    cards = [
+        entry
+        for entry in sysfs.entries(root / "sys/bus/pci/devices")
+        if (sysfs.read(entry / "vendor"), sysfs.read(entry / "device")) == PCI_ID
+    ]
+    addresses = [card.name for card in cards]
+    addresses += [address for address in nodes if address not in addresses]
+    return [_card(root, address, nodes.get(address, ""), may_open) for address in addresses]
+
+
+def _card(root: Path, address: str, node: str, may_open: MayOpen) -> Device:
+    pci = root / "sys/bus/pci/devices" / address
+    speed, width = sysfs.read(pci / "current_link_speed"), sysfs.read(pci / "current_link_width")
+    about = "Edge TPU on PCIe"
+    if node:
+        about += f", /dev/{node}"
+    if speed:
+        about += f", {speed.removesuffix(' PCIe')} x{width}"
+    return Device(
+        id=f"pci:{address}",
+        kind="edgetpu",
+        about=about,
+        lock=f"pci-{address}",
+        bus="pci",
+        node=node,
+        unique_id=sysfs.read(root / "sys/class/apex" / node / "unique_id") if node else "",
+        problem=_card_problem(root, pci, node, may_open),
+    )
+
+
+def _card_problem(root: Path, pci: Path, node: str, may_open: MayOpen) -> str:
+    if not node:
+        if not sysfs.there(root / "sys/module/apex"):
+            return (
+                "has no driver: install gasket-dkms for this kernel on the host, then `modprobe "
+                "apex`"
+            )
+        return (
+            "was not accepted by its driver: `dmesg | grep -i apex` on the host tells why; power "
+            "the computer off and on, or try another slot"
+        )
+    path = root / "dev" / node
+    if not sysfs.there(path):
+        return (
+            f"has no node /dev/{node} here: a container needs it given, as compose.pcie.yaml does"
+        )
+    return "" if may_open(path) else _forbidden(path, f"/dev/{node}")
+
+
+def _on_usb(root: Path, may_open: MayOpen) -> list[Device]:
+    sticks = []
+    for entry in sysfs.entries(root / "sys/bus/usb/devices"):
+        product = (sysfs.read(entry / "idVendor"), sysfs.read(entry / "idProduct"))
+        if product in (DFU_ID, USB_ID):
+            sticks.append(_stick(root, entry, product == DFU_ID, may_open))
+    return sticks
+
+
+def _stick(root: Path, entry: Path, waits: bool, may_open: MayOpen) -> Device:
+    speed = sysfs.read(entry / "speed")
+    about = f"Edge TPU on USB, port {entry.name}"
+    if speed:
+        about += f", {speed} Mbit/s"
+    if waits:
+        about += ", its firmware not loaded yet"
+    bus, number = sysfs.number(entry / "busnum"), sysfs.number(entry / "devnum")
+    problem = ""
+    if bus is not None and number is not None:  # else it is just leaving, or coming
+        name = f"/dev/bus/usb/{bus:03d}/{number:03d}"
+        path = root / name[1:]
+        if not sysfs.there(path):
+            problem = (
+                f"has no node {name} here: a container needs the whole bus, as compose.usb.yaml "
+                "gives it"
+            )
+        elif not may_open(path):
+            problem = _forbidden(path, name)
+    return Device(
+        id=f"usb:{entry.name}",
+        kind="edgetpu",
+        about=about,
+        lock=f"usb-{entry.name}",
+        bus="usb",
+        node=entry.name,
+        problem=problem,
+    )
+
+
+def _forbidden(path: Path, name: str) -> str:
+    try:
+        group = f"group {path.stat().st_gid}"
+    except OSError:
+        group = "its group"
+    return (
+        f"may not be opened by user {os.geteuid()}: {name} belongs to {group}; add the server to "
+        "it (group_add in compose, or usermod), or install Reef's udev rules on the host"
+    )
+
+
+# ---------------------------------------------------------------------------- the CPU
 
 
 def cpu_name(root: Path = Path("/")) -> str:

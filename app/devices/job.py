@@ -34,9 +34,16 @@ class Job:
     tensors: Mapping[Layout, NDArray[np.uint8]]
     deadline: float
     failures: int = 0
+    failed_on: set[str] = field(default_factory=set)
+    """The devices that failed at it; another one is tried first."""
     answer: Inference | None = None
     error: RequestError | None = None
     settled: threading.Event = field(default_factory=threading.Event)
+
+    def failed(self, device: str) -> None:
+        """A device failed at it."""
+        self.failures += 1
+        self.failed_on.add(device)
 
     def succeed(self, answer: Inference) -> None:
         """Hand the answer to whoever waits."""

@@ -5,15 +5,18 @@ from collections import deque
 from collections.abc import Mapping
 from statistics import median
 
-from app.models import Kind
+from app.devices.discovery import Bus
 
-START_LIMIT_S: Mapping[Kind, float] = {"edgetpu": 40.0, "cpu": 60.0}
+START_LIMIT_S: Mapping[Bus, float] = {"pci": 15.0, "usb": 40.0, "cpu": 60.0}
 """Loading, and the first inference after it; a USB stick is reset and opened up to 25 times."""
 
 HANG_FACTOR = 20
 HANG_FLOOR_S = 0.5
-HANG_CEILING_S: Mapping[Kind, float] = {"edgetpu": 5.0, "cpu": math.inf}
+HANG_CEILING_S: Mapping[Bus, float] = {"pci": 5.0, "usb": 5.0, "cpu": math.inf}
 TIMINGS_KEPT = 101
+WINDOW = 21  # inferences; their median tells whether a device has become slower
+
+UTILISATION_S = 10  # whole seconds that the busy share is taken over
 
 GOOD_SERVICE_S = 60.0
 
@@ -21,13 +24,25 @@ GOOD_SERVICE_S = 60.0
 class Timings:
     """The last inferences of one model on one device, in seconds."""
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind = kind
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
         self._seconds: deque[float] = deque(maxlen=TIMINGS_KEPT)
+        self._window: list[float] = []
+        self._latest = self._best = 0.0
 
     def record(self, seconds: float) -> None:
         """Remember one inference."""
         self._seconds.append(seconds)
+        self._window.append(seconds)
+        if len(self._window) == WINDOW:
+            self._latest = median(self._window)
+            self._best = min(self._best or math.inf, self._latest)
+            self._window.clear()
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long as at its best it takes now; 1 while that isn't known."""
+        return self._latest / self._best if self._best else 1.0
 
     @property
     def median_s(self) -> float | None:
@@ -39,8 +54,33 @@ class Timings:
         """An inference that takes longer hangs."""
         usual = self.median_s
         if usual is None:
-            return START_LIMIT_S[self._kind]
-        return min(max(HANG_FLOOR_S, HANG_FACTOR * usual), HANG_CEILING_S[self._kind])
+            return START_LIMIT_S[self._bus]
+        return min(max(HANG_FLOOR_S, HANG_FACTOR * usual), HANG_CEILING_S[self._bus])
+
+
+class BusyShare:
+    """The share of the last seconds that a device was busy. `now` is a monotonic clock's."""
+
+    def __init__(self) -> None:
+        self._busy = [0.0] * (UTILISATION_S + 1)
+        self._second = 0
+
+    def record(self, seconds: float, now: float) -> None:
+        """It was busy for so long, until now."""
+        self._turn(now)
+        self._busy[self._second % len(self._busy)] += seconds
+
+    def share(self, now: float) -> float:
+        """From 0 to 1, of the last whole seconds."""
+        self._turn(now)
+        current = self._busy[self._second % len(self._busy)]
+        return min(1.0, (sum(self._busy) - current) / UTILISATION_S)
+
+    def _turn(self, now: float) -> None:
+        second = int(now)
+        for passed in range(max(self._second + 1, second - UTILISATION_S), second + 1):
+            self._busy[passed % len(self._busy)] = 0.0
+        self._second = max(second, self._second)
 
 
 class Backoff:

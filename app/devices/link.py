@@ -71,6 +71,10 @@ class Setup:
     threads: int
     lock: str
     models: tuple[ModelFile, ...]
+    bus: str = "cpu"
+    node: str = ""
+    library: str = ""
+    performance: str = "default"
 
     def to_message(self) -> Message:
         """As JSON takes it."""

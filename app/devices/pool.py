@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,17 @@ from app.devices.discovery import Device
 from app.devices.job import Inference, Job
 from app.devices.link import Link, Setup
 from app.devices.supervisor import IDLE_TEST_S, DeviceStatus, Served, Supervisor, start_link
+from app.devices.telemetry import Sighting
 from app.errors import Busy, DeadlineExceeded, DeviceFailed, NoDevice
-from app.models import Catalogue, Layout, Model
+from app.models import Catalogue, Kind, Layout, Model
 
 log = logging.getLogger(__name__)
 
 TRIES = 2  # a picture that two devices failed at is not given to a third
 LATE = "no device answered in time; send fewer pictures at once"
 CLOSE_S = 5.0  # for all device processes to end
+PASSED_OVER = 2  # jobs per device that have to wait, before the others are not looked at
+NO_FALLBACK = "is not used beside Edge TPUs, because REEF_CPU_FALLBACK is off"
 
 
 class Pool:
@@ -39,39 +43,98 @@ class Pool:
         on_ready: Callable[[], None] = lambda: None,
         start_process: Callable[[Setup], Link] = start_link,
         idle_test_s: float = IDLE_TEST_S,
+        cpu_fallback: bool = True,
+        expect_edgetpu: bool = False,
+        library: str = "libedgetpu.so.1",
+        usb_performance: str = "default",
     ) -> None:
-        """Nothing is started before `start`. `on_ready` is called when the default model is."""
+        """Nothing is started before `start`. `on_ready` is called when the default model is.
+
+        `expect_edgetpu`: Edge TPUs were asked for by name, so that without one something is amiss.
+        """
         self.lock = threading.Lock()
         self._queue: deque[Job] = deque()
         self._queue_limit = queue_limit
+        self._catalogue = catalogue
         self._models = catalogue.all
         self._default = catalogue.default
         self._on_ready: Callable[[], None] | None = on_ready
-        self._supervisors = [
-            Supervisor(
-                device,
-                served,
-                self,
-                run_dir=run_dir,
-                backoff_max_s=backoff_max_s,
-                idle_test_s=idle_test_s,
-                start_process=start_process,
-            )
-            for device in devices
-            if (served := _served(catalogue, device))
-        ]
+        self._cpu_fallback = cpu_fallback
+        self._edgetpu_wanted = expect_edgetpu
+        self._started = False
+        self._closed = False
+        self._supervisors: list[Supervisor] = []
+        self._driving: dict[str, Any] = {
+            "run_dir": run_dir,
+            "backoff_max_s": backoff_max_s,
+            "idle_test_s": idle_test_s,
+            "start_process": start_process,
+            "library": library,
+            "usb_performance": usb_performance,
+        }
+        self.update([Sighting(device) for device in devices])
 
     def start(self) -> None:
         """Start every device; returns at once."""
-        for supervisor in self._supervisors:
-            log.info("Detected %s: %s", supervisor.device.id, supervisor.device.about)
+        with self.lock:
+            self._started = True
+            supervisors = list(self._supervisors)
+        for supervisor in supervisors:
+            _announce(supervisor.device)
             supervisor.start()
         for model in self._models:
             if not self._able(model):
                 log.error("%s", self.why_none(model))
 
+    def update(self, there: Sequence[Sighting]) -> None:
+        """Hear which devices there are now: new ones are started, those that have gone are left."""
+        now = {sighting.device.id: sighting for sighting in there}
+        appeared: list[Supervisor] = []
+        returned: list[Supervisor] = []
+        with self.lock:
+            if self._closed:
+                return
+            self._edgetpu_wanted |= any(each.device.kind == "edgetpu" for each in there)
+            for each in self._supervisors:
+                sighting = now.pop(each.device.id, None)
+                if each.see(sighting, self._why_unneeded(each.device)):
+                    returned.append(each)
+            # A stick may come back elsewhere with its firmware: nobody else opens it meanwhile.
+            leaving = any(
+                each.device.bus == "usb" and each.absent and each.has_process
+                for each in self._supervisors
+            )
+            for sighting in now.values():
+                if not (leaving and sighting.device.bus == "usb"):
+                    appeared += self._add(sighting)
+            started = self._started
+        for each in returned:
+            _announce(each.device)
+        for each in appeared if started else ():
+            _announce(each.device)
+            each.start()
+
+    def _add(self, sighting: Sighting) -> list[Supervisor]:
+        device = sighting.device
+        served = _served(self._catalogue, device)
+        if not served and device.kind == "cpu":
+            return []
+        new = Supervisor(device, served, self, **self._driving)
+        new.see(sighting, self._why_unneeded(device))
+        self._supervisors.append(new)
+        self._supervisors.sort(key=lambda each: each.device.kind == "cpu")  # stable: the CPU last
+        return [new]
+
+    def _why_unneeded(self, device: Device) -> str:
+        """Why nobody needs the CPU, where that is so."""
+        barred = all("edgetpu" in model.variants for model in self._models)
+        spared = device.kind == "cpu" and self._edgetpu_wanted and not self._cpu_fallback
+        return NO_FALLBACK if spared and barred else ""
+
     def close(self) -> None:
         """End every device process."""
+        with self.lock:
+            self._closed = True
         for supervisor in self._supervisors:
             supervisor.close()
         with self.lock:
@@ -94,12 +157,17 @@ class Pool:
         """
         job = Job(model, tensors, deadline)
         with self.lock:
+            if self._closed:
+                raise NoDevice("Reef is being stopped")
             if len(self._queue) >= self._queue_limit:
                 raise Busy(
                     f"{len(self._queue)} pictures are waiting already; try again in a second"
                 )
             self._queue.append(job)
-            self.dispatch()
+            self.refill()
+            if self._queue and self._queue[-1] is job and not self._hope(job):
+                self._queue.pop()
+                raise NoDevice(self.why_none(model))
         if not job.settled.wait(max(0.0, deadline - time.monotonic())):
             with self.lock:
                 if job in self._queue:
@@ -119,10 +187,28 @@ class Pool:
         able = [each.status() for each in self._able(model)]
         if able:
             return "; ".join(f"{each.id} {each.reason}" for each in able)
+        kinds = " or ".join(model.variants)
+        if "cpu" in model.variants:
+            return f"model {model.name}: the CPU {NO_FALLBACK}, and no Edge TPU is there"
         return (
-            f"model {model.name} runs on {' or '.join(model.variants)} only, and there is no such "
-            "device; REEF_MODEL_CPU names its counterpart for the CPU"
+            f"model {model.name} runs on {kinds} only, and there is no such device; "
+            "REEF_MODEL_CPU names its counterpart for the CPU"
         )
+
+    def is_degraded(self, model: Model, kind: Kind) -> bool:
+        """Whether a device of that kind answers for a model in an Edge TPU's place."""
+        return kind == "cpu" and self._edgetpu_wanted and "edgetpu" in model.variants
+
+    def why_degraded(self, model: Model) -> str:
+        """Why the CPU would answer in an Edge TPU's place now; empty when it would not."""
+        with self.lock:
+            able = self._able(model)
+            usable = any(each.usable for each in able if each.device.kind == "edgetpu")
+            if usable or not self.is_degraded(model, "cpu"):
+                return ""
+            edgetpus = [each.status() for each in able if each.device.kind == "edgetpu"]
+        why = "; ".join(f"{each.id} {each.reason}" for each in edgetpus)
+        return f"the CPU answers instead of an Edge TPU: {why or 'none is there'}"
 
     def is_ready(self, model: Model) -> bool:
         """Whether a device that can run the model is ready."""
@@ -139,22 +225,55 @@ class Pool:
 
     def dispatch(self) -> None:
         """Give waiting jobs, oldest first, to free slots, and refuse those without hope."""
-        waiting: deque[Job] = deque()
+        self._hand_out(thorough=True)
+
+    def refill(self) -> None:
+        """Give waiting jobs to free slots, for as long as there are any."""
+        self._hand_out(thorough=False)
+
+    def _hand_out(self, *, thorough: bool) -> None:
+        waiting: list[Job] = []
+        ahead: Counter[Supervisor] = Counter()  # jobs that had better wait for each
         now = time.monotonic()
-        while self._queue:
+        most = len(self._queue) if thorough else PASSED_OVER * len(self._supervisors)
+        while self._queue and len(waiting) <= most:
+            if not thorough and not any(each.free_slots for each in self._supervisors):
+                break
             job = self._queue.popleft()
             if job.deadline <= now:
                 job.fail(DeadlineExceeded(LATE))
                 continue
-            able = self._able(job.model)
-            free = [each for each in able if each.free_slots]
-            if free:
-                max(free, key=lambda each: each.free_slots).give(job)
-            elif any(each.ready_by() <= job.deadline for each in able):
-                waiting.append(job)
-            else:
+            best = self._best(job, ahead)
+            if best and best.free_slots:
+                best.give(job)
+                continue
+            if best:
+                ahead[best] += 1
+            elif not self._hope(job):
                 job.fail(NoDevice(self.why_none(job.model)))
-        self._queue = waiting
+                continue
+            waiting.append(job)
+        self._queue.extendleft(reversed(waiting))
+
+    def _best(self, job: Job, ahead: Counter[Supervisor]) -> Supervisor | None:
+        """The usable device that would be done with a job first, even if it has no free slot yet.
+
+        Edge TPUs come before the CPU, and those that have not failed at this job before the others.
+        """
+        usable = [each for each in self._able(job.model) if each.usable]
+        edgetpus = [each for each in usable if each.device.kind == "edgetpu"]
+        for group in (edgetpus, usable):
+            fresh = [each for each in group if each.device.id not in job.failed_on]
+            if fresh:
+                break
+        chosen = fresh or edgetpus or usable
+        if len(chosen) < 2:
+            return chosen[0] if chosen else None
+        return min(chosen, key=lambda each: each.expected_s(job.model, ahead[each]))
+
+    def _hope(self, job: Job) -> bool:
+        """Whether a device may be ready for a job in time."""
+        return any(each.ready_by() <= job.deadline for each in self._able(job.model))
 
     def take_back(self, jobs: list[Job]) -> None:
         """Put unfinished jobs back, in front; one that failed twice has failed."""
@@ -176,10 +295,24 @@ class Pool:
             announce()
 
     def _is_ready(self, model: Model) -> bool:
-        return any(each.status().state == "ready" for each in self._able(model))
+        return any(each.usable for each in self._able(model))
 
     def _able(self, model: Model) -> list[Supervisor]:
-        return [each for each in self._supervisors if each.can_run(model)]
+        """The devices that may run a model, if they are well."""
+        no_cpu = not self._cpu_fallback and self.is_degraded(model, "cpu")
+        return [
+            each
+            for each in self._supervisors
+            if each.can_run(model) and not (no_cpu and each.device.kind == "cpu")
+        ]
+
+
+def _announce(device: Device) -> None:
+    """Whoever looks for a device in the log looks for this word."""
+    if device.problem:
+        log.warning("Detected %s: %s, but it %s", device.id, device.about, device.problem)
+    else:
+        log.info("Detected %s: %s", device.id, device.about)
 
 
 def _served(catalogue: Catalogue, device: Device) -> dict[str, Served]:

@@ -1,7 +1,9 @@
-"""The only place that touches TensorFlow Lite; it runs in device processes alone."""
+"""The only place that touches TensorFlow Lite and libedgetpu; it runs in device processes alone."""
 
+import ctypes
 import hashlib
 from importlib.metadata import version
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,11 @@ from numpy.typing import NDArray
 from app.devices.link import ModelFile
 
 try:
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, load_delegate
 
     RUNTIME = "ai-edge-litert"
 except ImportError:  # armv7 has only the project's older name
-    from tflite_runtime.interpreter import Interpreter
+    from tflite_runtime.interpreter import Interpreter, load_delegate
 
     RUNTIME = "tflite-runtime"
 
@@ -24,18 +26,85 @@ def describe() -> str:
     return f"{RUNTIME} {version(RUNTIME)}"
 
 
+class NoSuchDevice(ValueError):
+    """libedgetpu does not list the device."""
+
+
+class _Listed(ctypes.Structure):
+    """`struct edgetpu_device` of edgetpu_c.h."""
+
+    _fields_ = (("type", ctypes.c_int), ("path", ctypes.c_char_p))
+
+
+class EdgeTpuLibrary:
+    """libedgetpu, told to say on stderr what goes wrong: its errors carry no words.
+
+    Raises OSError if it, or what it needs, can't be loaded.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._library = ctypes.CDLL(name)
+        self._library.edgetpu_version.restype = ctypes.c_char_p
+        self._library.edgetpu_list_devices.restype = ctypes.POINTER(_Listed)
+        self._library.edgetpu_list_devices.argtypes = (ctypes.POINTER(ctypes.c_size_t),)
+        self._library.edgetpu_free_devices.argtypes = (ctypes.POINTER(_Listed),)
+        self._library.edgetpu_verbosity(1)
+
+    @property
+    def version(self) -> str:
+        """As its build labelled itself."""
+        return str(self._library.edgetpu_version().decode(errors="replace"))
+
+    def devices(self) -> list[tuple[str, str]]:
+        """Bus (`pci` or `usb`) and node (`apex_0`, `2-1`) of each device, in libedgetpu's order.
+
+        It opens none of them.
+        """
+        number = ctypes.c_size_t()
+        listed = self._library.edgetpu_list_devices(ctypes.byref(number))
+        try:
+            return [
+                (("pci", "usb")[each.type], PurePath(each.path.decode()).name)
+                for each in listed[: number.value]
+            ]
+        finally:
+            if number.value:
+                self._library.edgetpu_free_devices(listed)
+
+    def open(self, bus: str, node: str, performance: str = "default") -> Any:
+        """Open a device; returns the delegate that runs models on it. It may take seconds, during
+        which the GIL is held.
+
+        A device is named by its place among those of its bus, which changes when a stick gets its
+        firmware: nobody else may open a device of that bus meanwhile. Raises NoSuchDevice, or
+        ValueError, which doesn't say why.
+        """
+        places = [each for of_bus, each in self.devices() if of_bus == bus]
+        if node not in places:
+            raise NoSuchDevice(f"libedgetpu lists {places or 'nothing'} on {bus}, not {node}")
+        options = {"device": f"{bus}:{places.index(node)}"}
+        if bus == "usb" and performance != "default":
+            options["Performance"] = performance.capitalize()
+        return load_delegate(self._name, options)
+
+
 class LoadedModel:
-    """One model in one interpreter.
+    """One model in one interpreter, on the CPU or on the device of a delegate.
 
     Raises ValueError or RuntimeError, in TensorFlow Lite's words, if it can't be loaded or its
     tensors are not those that its file declares.
     """
 
-    def __init__(self, model: ModelFile, threads: int) -> None:
+    def __init__(self, model: ModelFile, threads: int, delegate: Any = None) -> None:
         with open(model.path, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != model.sha256:
                 raise ValueError(f"{model.path} has changed since Reef started; restart Reef")
-        self._interpreter: Any = Interpreter(model.path, num_threads=threads)
+        self._interpreter: Any = Interpreter(
+            model.path,
+            num_threads=threads,
+            experimental_delegates=None if delegate is None else [delegate],
+        )
         self._interpreter.allocate_tensors()
         if model.regular_nms:
             # TensorFlow Lite's regular non-maximum suppression shares the classes out to its

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-import signal
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.detection import Outputs
-from app.devices import link
-from app.devices.discovery import Device
+from app.devices import causes, link
+from app.devices.causes import Stage
+from app.devices.discovery import Bus, Device
 from app.devices.job import Inference, Job
-from app.devices.limits import START_LIMIT_S, Backoff, Timings
+from app.devices.limits import START_LIMIT_S, Backoff, BusyShare, Timings
 from app.devices.link import SLOTS, Link, LinkClosed, Message, ModelFile, Setup
+from app.devices.telemetry import Finding, Sighting, Telemetry
 from app.errors import NoDevice
 from app.models import Kind, Model, Variant
 from app.selftest import SelfTest, SelfTestError
@@ -32,10 +34,20 @@ IDLE_TEST_S = 60.0  # an idle device is tested again after so long
 FAILURES_IN_A_ROW = 3  # so many failed inferences end the process
 EXIT_GRACE_S = 2.0  # for a process whose socket was closed
 REAP_PATIENCE_S = 5.0  # before the log says that a killed process is still there
+STUCK_S = 60.0  # what a card in trouble may take until its killed process is gone
+ABSENT_S = 3.0  # a device that is not seen for so long is gone; a reset takes it away for less
+UNKNOWN_MEDIAN_S = 0.01
+HOT_FACTOR = 4  # a hot device counts as so many times slower than it is, and can cool down
 
 STARTING = "is being started"
+GONE = "is not there any more; plug it in again, or rescan its bus"
+NO_MODEL = (
+    "has no model: none of those served is compiled for the Edge TPU; `reef models pull "
+    "ssdlite_mobiledet` fetches the default one"
+)
 
-State = Literal["starting", "ready", "waiting", "stopped"]
+State = Literal["starting", "ready", "waiting", "gone", "unusable", "stopped"]
+STATES: tuple[State, ...] = ("starting", "ready", "waiting", "gone", "unusable", "stopped")
 
 
 class DeviceDown(Exception):
@@ -52,6 +64,9 @@ class Owner(Protocol):
     lock: threading.Lock
 
     def dispatch(self) -> None:
+        """Hand waiting jobs to free slots, refuse those without hope; the lock is held."""
+
+    def refill(self) -> None:
         """Hand waiting jobs to free slots; the lock is held."""
 
     def became_ready(self) -> None:
@@ -91,6 +106,7 @@ class DeviceStatus:
 
     id: str
     kind: Kind
+    bus: Bus
     about: str
     state: State
     reason: str
@@ -102,7 +118,23 @@ class DeviceStatus:
     restarts: int
     failures: Mapping[str, int]
     median_s: Mapping[str, float]
+    slowdown: float
+    """How many times as long as at its best an inference takes now."""
+    busy_s: float
+    utilisation: float
+    """The busy share of the last ten seconds, from 0 to 1."""
     answered_s_ago: float | None
+    telemetry: Telemetry
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """Why a device is not to be started. If `urgent`, its process is ended too."""
+
+    state: State
+    reason: str
+    urgent: bool = False
 
 
 @dataclass
@@ -135,22 +167,28 @@ class Supervisor:
         backoff_max_s: float,
         idle_test_s: float,
         start_process: Callable[[Setup], Link],
+        library: str,
+        usb_performance: str,
     ) -> None:
         """`models`: what the device serves, by the variant's name."""
         self.device = device
         self._models = models
         self._owner = owner
-        self._setup = Setup(
-            device=device.id,
-            kind=device.kind,
-            threads=device.threads,
-            lock=str(run_dir / f"{device.lock}.lock"),
-            models=tuple(served.file for served in models.values()),
-        )
+        self._run_dir = run_dir
+        self._library = library
+        self._usb_performance = usb_performance
         self._idle_test_s = idle_test_s
         self._start_process = start_process
+        self._backoff_max_s = backoff_max_s
         self._backoff = Backoff(backoff_max_s)
-        self._timings = {name: Timings(device.kind) for name in models}
+        self._timings = {name: Timings(device.bus) for name in models}
+        self._busy = BusyShare()
+        self._busy_s = 0.0
+        self._telemetry = Telemetry()
+        self._findings: tuple[Finding, ...] = ()
+        self._hindrance: Hindrance | None = None
+        self._absent_since: float | None = None
+        self._stage: Stage = ""
         self._link: Link | None = None
         self._free: list[int] = []
         self._runs: deque[_Run] = deque()
@@ -166,6 +204,7 @@ class Supervisor:
         self._counts: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._closing = threading.Event()
+        self._wake = threading.Event()  # a hindrance came or went, or it is being closed
         self._thread = threading.Thread(target=self._run, name=device.id, daemon=True)
 
     # ------------------------------------------------------------ what the pool calls
@@ -177,10 +216,69 @@ class Supervisor:
     def close(self) -> None:
         """Ask the device to end; `join` waits for it."""
         self._closing.set()
+        self._wake.set()
 
     def join(self, timeout_s: float) -> None:
         """Wait until the device has ended."""
-        self._thread.join(timeout_s)
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def see(self, sighting: Sighting | None, unneeded: str = "") -> bool:
+        """Hear how the device is, None if it is not there; `unneeded` says why nobody needs it.
+
+        The lock is held. Returns whether it has come back.
+        """
+        was_gone = self._hindrance is not None and self._hindrance.state == "gone"
+        if sighting is None:
+            self._miss()
+            return False
+        self._absent_since = None
+        self.device = sighting.device
+        self._telemetry, self._findings = sighting.telemetry, sighting.findings
+        problem = sighting.device.problem or ("" if self._models else NO_MODEL)
+        if unneeded:
+            self._hinder(Hindrance("unusable", unneeded, urgent=True))
+        elif problem:
+            self._hinder(Hindrance("unusable", problem))
+        else:
+            self._hinder(None)
+        return was_gone
+
+    def _miss(self) -> None:
+        now = time.monotonic()
+        if self._absent_since is None:
+            self._absent_since = now
+        coming = self._link is not None and self._state == "starting"  # its firmware is loaded
+        if not coming and (self._link is None or now - self._absent_since >= ABSENT_S):
+            self._hinder(Hindrance("gone", GONE, urgent=True))
+
+    def _hinder(self, hindrance: Hindrance | None) -> None:
+        if hindrance != self._hindrance:
+            self._hindrance = hindrance
+            self._wake.set()
+
+    @property
+    def absent(self) -> bool:
+        """Whether the device was not seen when it was looked for last."""
+        return self._absent_since is not None
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a process may still have the device open."""
+        return self._link is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it answers."""
+        return self._state == "ready"
+
+    def expected_s(self, model: Model, ahead: int) -> float:
+        """How long a job would take from now, behind its own jobs and `ahead` more of them."""
+        timings = self._timings[model.variants[self.device.kind].name]
+        one = timings.median_s or UNKNOWN_MEDIAN_S
+        if self._telemetry.throttle_level:
+            one *= HOT_FACTOR
+        return (len(self._runs) + ahead + 1) * one
 
     def can_run(self, model: Model) -> bool:
         """Whether the device has the model."""
@@ -194,6 +292,8 @@ class Supervisor:
 
     def ready_by(self) -> float:
         """When the device may be ready, in `time.monotonic()` seconds."""
+        if self._state in ("gone", "unusable", "stopped"):
+            return math.inf
         return self._again_at if self._state == "waiting" else time.monotonic()
 
     def give(self, job: Job) -> None:
@@ -203,10 +303,12 @@ class Supervisor:
 
     def status(self) -> DeviceStatus:
         """How the device is."""
+        now = time.monotonic()
         medians = {name: timings.median_s for name, timings in self._timings.items()}
         return DeviceStatus(
             id=self.device.id,
             kind=self.device.kind,
+            bus=self.device.bus,
             about=self.device.about,
             state=self._state,
             reason=self._reason,
@@ -218,7 +320,12 @@ class Supervisor:
             restarts=self._counts["restarts"],
             failures=dict(self._failures),
             median_s={name: seconds for name, seconds in medians.items() if seconds is not None},
-            answered_s_ago=time.monotonic() - self._answered if self._answered else None,
+            slowdown=max((each.slowdown for each in self._timings.values()), default=1.0),
+            busy_s=self._busy_s,
+            utilisation=self._busy.share(now),
+            answered_s_ago=now - self._answered if self._answered else None,
+            telemetry=self._telemetry,
+            warnings=tuple(finding.says for finding in self._findings),
         )
 
     # ------------------------------------------------------------ the device's thread
@@ -226,6 +333,8 @@ class Supervisor:
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
+                if self._hindered():
+                    continue
                 self._bring_up()
                 self._serve()
             except DeviceDown as down:
@@ -242,17 +351,34 @@ class Supervisor:
         if self._link:
             self._discard(self._link, EXIT_GRACE_S)
 
+    def _hindered(self) -> bool:
+        """Wait for what stands in the way to go or to change; whether there was something."""
+        self._wake.clear()
+        with self._owner.lock:
+            hindrance = self._hindrance
+            if hindrance is None:
+                return False
+            self._state, self._reason = hindrance.state, hindrance.reason
+            self._owner.dispatch()
+        self._wake.wait()
+        self._backoff = Backoff(self._backoff_max_s)  # it may well be mended
+        self._down = None
+        return True
+
     def _bring_up(self) -> None:
         with self._owner.lock:
-            self._state, self._ready_at = "starting", 0.0
+            self._state, self._ready_at, self._stage = "starting", 0.0, ""
             self._reason = f"is being started again: {self._down}" if self._down else STARTING
+            setup = self._setup()
         try:
-            self._link = self._start_process(self._setup)
+            started = self._start_process(setup)
         except OSError as error:
             raise DeviceDown("spawn", f"its process can't be started: {error}") from error
-        self._await_ready(self._link)
+        with self._owner.lock:
+            self._link = started
+        self._await_ready(started)
         for served in self._models.values():
-            self._prove(self._link, served)
+            self._prove(started, served)
         now = time.monotonic()
         with self._owner.lock:
             self._state, self._reason, self._down = "ready", "", None
@@ -262,14 +388,29 @@ class Supervisor:
         log.info("%s: ready: %s on %s", self.device.id, ", ".join(self._models), self._runtime)
         self._owner.became_ready()
 
+    def _setup(self) -> Setup:
+        device = self.device
+        return Setup(
+            device=device.id,
+            kind=device.kind,
+            threads=device.threads,
+            lock=str(self._run_dir / f"{device.lock}.lock"),
+            models=tuple(served.file for served in self._models.values()),
+            bus=device.bus,
+            node=device.node,
+            library=self._library,
+            performance=self._usb_performance,
+        )
+
     def _await_ready(self, started: Link) -> None:
-        limit_s = START_LIMIT_S[self.device.kind]
+        limit_s = START_LIMIT_S[self.device.bus]
         deadline = time.monotonic() + limit_s
         while True:
             message = self._receive(started)
             if message is None:
                 if time.monotonic() > deadline:
-                    raise DeviceDown("start", f"did not load its models within {limit_s:g} s")
+                    what = "open" if self._stage == "device" else "load its models"
+                    raise DeviceDown("start", f"did not {what} within {limit_s:g} s")
                 continue
             match message["event"]:
                 case "waiting":  # for as long as it takes: a second open could kill the first
@@ -281,16 +422,18 @@ class Supervisor:
                         self._reason = reason
                 case "loading":
                     deadline = time.monotonic() + limit_s
+                    self._stage = message["stage"]
                 case "fatal":
-                    raise DeviceDown("load", message["reason"])
+                    raise DeviceDown("load", self._why_not_loaded(started, message))
                 case "ready":
+                    self._stage = "ready"
                     self._runtime = message["runtime"]
                     return
 
     def _prove(self, started: Link, served: Served) -> None:
         """Infer twice, as the first is slower than all others, and check the answer."""
         timings = self._timings[served.variant.name]
-        self._infer(started, served, START_LIMIT_S[self.device.kind])
+        self._infer(started, served, START_LIMIT_S[self.device.bus])
         timings.record(self._infer(started, served, timings.hang_limit_s))
         self._check(served, self._outputs(started, 0, served))
 
@@ -313,6 +456,8 @@ class Supervisor:
             with self._owner.lock:
                 if message:
                     self._settle(self._link, message)
+                elif self._hindrance and self._hindrance.urgent:
+                    raise DeviceDown("gone", self._hindrance.reason)
                 else:
                     self._check_limit()
                     self._test_if_idle()
@@ -326,13 +471,15 @@ class Supervisor:
             self._failed_in_a_row = 0
             seconds = message["seconds"]
             self._timings[run.served.variant.name].record(seconds)
+            self._busy.record(seconds, self._answered)
+            self._busy_s += seconds
             outputs = self._outputs(running, run.slot, run.served)
             if run.job:
                 answer = Inference(outputs, run.served.variant, self.device.id, seconds)
                 run.job.succeed(answer)
             else:
                 self._check(run.served, outputs)
-            self._owner.dispatch()
+            self._owner.refill()
             return
         self._failures["invoke"] += 1
         self._failed_in_a_row += 1
@@ -341,7 +488,7 @@ class Supervisor:
         if too_often:
             self._free.clear()  # or the job would come straight back
         if run.job:
-            run.job.failures += 1
+            run.job.failed(self.device.id)
             self._owner.take_back([run.job])
         if too_often:
             raise DeviceDown("invoke", f"failed {FAILURES_IN_A_ROW} times: {message['reason']}")
@@ -365,15 +512,19 @@ class Supervisor:
         with self._owner.lock:
             self._state, self._reason, self._down = "starting", str(down), down
             self._failures[down.kind] += 1
-            self._counts["restarts"] += 1
+            gone = self._hindrance is not None and self._hindrance.urgent
+            self._counts["restarts"] += not gone
             self._free.clear()
             jobs = [run.job for run in self._runs if run.job]
             if self._runs and self._runs[0].job:  # only the first can be to blame
-                self._runs[0].job.failures += 1
+                self._runs[0].job.failed(self.device.id)
             self._runs.clear()
             self._owner.take_back(jobs)
         if self._link:
             self._discard(self._link, 0.0)
+        if gone:
+            log.warning("%s: %s", self.device.id, down)
+            return
         pause_s = self._backoff.pause_s(now - self._ready_at if self._ready_at else 0.0)
         when = f"in {pause_s:g} s" if pause_s else "at once"
         log.error("%s: %s; starting it again %s", self.device.id, down, when)
@@ -381,15 +532,21 @@ class Supervisor:
             self._state, self._again_at = "waiting", time.monotonic() + pause_s
             self._reason = f"{down}; it is started again {when}"
             self._owner.dispatch()
-        self._closing.wait(pause_s)
+        self._wake.wait(pause_s)
 
     def _discard(self, old: Link, grace_s: float) -> None:
         """End a process and wait until it is gone: only then is its device free."""
         old.end(grace_s)
         if not old.reaped(REAP_PATIENCE_S):
-            log.error(
-                "%s: process %d is stuck in the kernel; waiting", self.device.id, old.process.pid
+            stuck = (
+                f"its killed process {old.process.pid} is stuck in the kernel; a card in trouble "
             )
+            stuck += "may take a minute, and is not opened again before"
+            log.error("%s: %s", self.device.id, stuck)
+            with self._owner.lock:
+                self._state, self._reason = "waiting", stuck
+                self._again_at = time.monotonic() + STUCK_S
+                self._owner.dispatch()
             while not old.reaped(REAP_PATIENCE_S) and not self._closing.is_set():
                 pass
         with self._owner.lock:
@@ -415,7 +572,11 @@ class Supervisor:
         try:
             message = started.receive(TICK_S)
         except LinkClosed as closed:
-            raise DeviceDown("died", _obituary(started)) from closed
+            status = started.process.returncode if started.reaped(1.0) else None
+            words = started.last_words()
+            on_edgetpu = self.device.kind == "edgetpu"
+            ended = causes.why_ended(self._stage, status, words, on_edgetpu)
+            raise DeviceDown("died", ended) from closed
         if self._closing.is_set() and not self._ready_at:
             raise DeviceDown("stopped", "was stopped while it was being started")
         return message
@@ -430,16 +591,13 @@ class Supervisor:
         except SelfTestError as error:
             raise DeviceDown("selftest", str(error)) from error
 
-
-def _obituary(ended: Link) -> str:
-    """How a process ended, and its last words, where libraries tell the cause."""
-    status = ended.process.returncode if ended.reaped(1.0) else None
-    if status is None:
-        how = "closed its socket"
-    elif status < 0:
-        known = {each.value: each.name for each in signal.Signals}
-        how = f"was killed by {known.get(-status, f'signal {-status}')}"
-    else:
-        how = f"ended with status {status}"
-    said = " | ".join(ended.last_words()[-3:])
-    return f"its process {how}" + (f": {said}" if said else "")
+    def _why_not_loaded(self, started: Link, message: Message) -> str:
+        if message["stage"] == "lock":
+            return str(message["reason"])
+        started.reaped(1.0)  # then all of its words are here
+        return causes.why_not_loaded(
+            message["stage"],
+            message["reason"],
+            started.last_words(),
+            on_edgetpu=self.device.kind == "edgetpu",
+        )

@@ -3,11 +3,12 @@
 It is a program of its own, not a fork, because loading holds the GIL for seconds, a hung PCIe
 inference never returns, and a USB error aborts: only the death of a whole process ends all three.
 
-It tells its parent: `waiting` (another process has the device), `loading`, `ready`, then, for each
-`invoke`, `done` or `failed`; and `fatal` if it can't go on. It ends when its parent closes the
-socket or dies.
+It tells its parent: `waiting` (another process has the device), `loading` (the library, the device,
+the model), `ready`, then, for each `invoke`, `done` or `failed`; and `fatal` if it can't go on. It
+ends when its parent closes the socket or dies.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -17,13 +18,16 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from app.devices.link import MAX_MESSAGE, Message, Setup, SharedSlots
+from app.devices.link import MAX_MESSAGE, Message, ModelFile, Setup, SharedSlots
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOCK_POLL_S = 0.2
+
+Models = Mapping[str, tuple[ModelFile, Any]]
 
 
 class Control:
@@ -62,21 +66,25 @@ def _serve(control: Control, setup: Setup, memory: int) -> int:
     try:
         lock = _lock(Path(setup.lock), control)
     except OSError as error:
-        control.send("fatal", reason=f"can't lock the device ({error}); set REEF_RUN_DIR")
+        reason = f"can't lock the device ({error}); set REEF_RUN_DIR"
+        control.send("fatal", stage="lock", reason=reason)
         return 1
     slots = SharedSlots(memory, setup.models)
     os.close(memory)
-    control.send("loading")
+    progress = _Progress(control)
     try:
-        from app.devices import runtime  # after the lock: importing it is part of loading
-
-        models = {
-            model.name: (model, runtime.LoadedModel(model, setup.threads)) for model in setup.models
-        }
-    except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
-        control.send("fatal", reason=f"can't load the model: {error}")
+        models = _load(setup, progress)
+    except (AttributeError, ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
+        control.send("fatal", stage=progress.stage, reason=str(error))
         return 1
-    control.send("ready", runtime=runtime.describe())
+    control.send("ready", runtime=progress.runtime)
+    _answer(control, models, slots)
+    del models  # the device is closed first, then unlocked
+    lock.close()
+    return 0
+
+
+def _answer(control: Control, models: Models, slots: SharedSlots) -> None:
     while request := control.receive():
         slot = request["slot"]
         model, loaded = models[request["model"]]
@@ -87,8 +95,48 @@ def _serve(control: Control, setup: Setup, memory: int) -> int:
             control.send("failed", slot=slot, reason=str(error))
         else:
             control.send("done", slot=slot, seconds=time.perf_counter() - began)
-    lock.close()
-    return 0
+
+
+class _Progress:
+    """How far loading has come, for the parent, should this process die of it."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self.stage = ""
+        self.runtime = ""
+
+    def reach(self, stage: str) -> None:
+        """The next step begins."""
+        self.stage = stage
+        self._control.send("loading", stage=stage)
+
+    def wait_for(self, path: Path) -> TextIO:
+        """Take a lock."""
+        return _lock(path, self._control)
+
+
+def _load(setup: Setup, progress: _Progress) -> Models:
+    """Open the device and load every model on it."""
+    edgetpu = setup.bus != "cpu"
+    progress.reach("library" if edgetpu else "model")
+    from app.devices import runtime  # after the lock: importing it is part of loading
+
+    progress.runtime = runtime.describe()
+    delegates: list[Any] = []
+    if edgetpu:
+        library = runtime.EdgeTpuLibrary(setup.library)
+        progress.runtime += f", libedgetpu {library.version}"
+        with contextlib.ExitStack() as opening:
+            if setup.bus == "usb":  # to open a stick changes the others' places in the list
+                shared = Path(setup.lock).with_name("usb.lock")
+                opening.enter_context(progress.wait_for(shared))
+            progress.reach("device")
+            delegates.append(library.open(setup.bus, setup.node, setup.performance))
+        progress.reach("model")
+    return {
+        model.name: (model, runtime.LoadedModel(model, setup.threads, *delegates))
+        for model in setup.models
+    }
 
 
 def _lock(path: Path, control: Control) -> TextIO:
@@ -103,18 +151,37 @@ def _lock(path: Path, control: Control) -> TextIO:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     file = os.fdopen(os.open(path, flags, 0o600), "r+")
     while True:
+        file.seek(0)
+        holder = file.read().strip()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            if not _is_leaving(holder):
+                break
+            fcntl.flock(file, fcntl.LOCK_UN)
         except BlockingIOError:
-            file.seek(0)
-            control.send("waiting", holder=file.read().strip())
-            time.sleep(LOCK_POLL_S)
+            pass
+        control.send("waiting", holder=holder)
+        time.sleep(LOCK_POLL_S)
     file.seek(0)
     file.truncate()
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+def _is_leaving(holder: str) -> bool:
+    """Whether a process that gave up the lock is still on its way out.
+
+    The kernel closes a killed process's files one by one: its lock may be free while a stuck card
+    still holds it up, for 50 s at worst. A zombie has closed them all.
+    """
+    try:
+        command = Path(f"/proc/{int(holder)}/cmdline").read_bytes()
+        state = Path(f"/proc/{int(holder)}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return False
+    # A process that is exiting has no command line any more; one that has another took the pid.
+    return state not in "ZX" and int(holder) != os.getpid() and command == b""
 
 
 def _die_with_parent() -> None:

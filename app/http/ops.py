@@ -63,17 +63,22 @@ def readiness(service: Service) -> dict[str, Any]:
     devices = service.pool.status()
     default = service.catalogue.default
     ready = service.pool.is_ready(default)
+    degraded = ""
     if service.draining:
         ready, reason = False, "Reef is being stopped"
+    elif ready:
+        reason = degraded = service.pool.why_degraded(default)
     else:
-        reason = "" if ready else service.pool.why_none(default)
+        reason = service.pool.why_none(default)
+    warnings = [warning for each in devices for warning in each.warnings]
     return {
         "ready": ready,
+        "degraded": bool(degraded),
         "reason": reason,
         "devices": [
             {"id": each.id, "state": each.state, "reason": each.reason} for each in devices
         ],
-        "notes": list(service.notes),
+        "notes": [*service.notes, *warnings],
     }
 
 
@@ -84,6 +89,10 @@ def _device(status: DeviceStatus) -> dict[str, Any]:
     }
     age = body["answered_s_ago"]
     body["answered_s_ago"] = None if age is None else round(age, 1)
+    for name in ("slowdown", "busy_s", "utilisation"):
+        body[name] = round(body[name], 3)
+    telemetry = body.pop("telemetry")
+    body["telemetry"] = {**telemetry, "throttle_level": status.telemetry.throttle_level}
     return body
 
 

@@ -33,10 +33,11 @@ def blueprint(service: Service, metrics: Metrics) -> Blueprint:
             model = service.catalogue.get(given.get("model"))
             query = read_query(given, model, service.settings)
             answer = service.detect(sent.image, query, stages, deadline)
-        metrics.predicted(answer.device, stages)
+        metrics.predicted(answer.device, stages, degraded=answer.degraded)
         timings = stages.milliseconds()
         response = wire.json_response(wire.prediction(answer, timings, g.request_id))
         response.headers["Server-Timing"] = wire.server_timing(timings)
+        response.headers.update(wire.degraded(answer))
         return response
 
     return routes

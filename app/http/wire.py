@@ -35,6 +35,11 @@ def prediction(answer: Answer, timings: dict[str, float], request_id: str) -> di
     }
 
 
+def degraded(answer: Answer) -> dict[str, str]:
+    """The header of an answer that the CPU gave in an Edge TPU's place; of any dialect."""
+    return {"X-Reef-Degraded": answer.device} if answer.degraded else {}
+
+
 def server_timing(timings: dict[str, float]) -> str:
     """The `Server-Timing` header (W3C), which browsers and the benchmark read."""
     return ", ".join(f"{stage};dur={milliseconds:g}" for stage, milliseconds in timings.items())

@@ -125,7 +125,8 @@ def test_a_lock_that_cannot_be_made_is_told(start: Callable[..., Link], tmp_path
 def test_a_model_that_cannot_be_loaded_is_told(start: Callable[..., Link], file: ModelFile) -> None:
     missing = ModelFile(**{**file.__dict__, "path": "/no/such.tflite"})
     process = start(missing)
-    assert "can't load the model" in until(process, "fatal")["reason"]
+    told = until(process, "fatal")
+    assert (told["stage"], "/no/such.tflite" in told["reason"]) == ("model", True)
     with pytest.raises(LinkClosed):
         receive(process)
     assert process.process.wait(5) == 1

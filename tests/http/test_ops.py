@@ -58,6 +58,7 @@ def test_a_server_with_a_device_is_alive_and_ready(client: Client) -> None:
     assert answer.status_code == 200
     assert answer.json == {
         "ready": True,
+        "degraded": False,
         "reason": "",
         "devices": [{"id": "cpu", "state": "ready", "reason": ""}],
         "notes": [],

@@ -1,4 +1,4 @@
-"""README's tables of settings and errors, and .env.example's settings, as app/ has them.
+"""README's tables of settings, errors and metrics, and .env.example's settings, as app/ has them.
 
 `python -m tests.project.tables` writes them; test_tables.py and test_compose.py compare them.
 """
@@ -9,7 +9,10 @@ from inspect import getdoc
 from pathlib import Path
 from tempfile import gettempdir
 
+import yaml
+
 from app.errors import RequestError
+from app.http.ops import OPENAPI
 from app.settings import CONFIG_VARIABLE, EMBEDDED_MODELS, Settings, takes, variable
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +62,14 @@ def errors_table() -> list[str]:
     return _table(("status", "code", "means", "what to do"), rows)
 
 
-TABLES = {"settings": settings_table, "errors": errors_table}
+def metrics_table() -> list[str]:
+    """One row a metric, as the API's description has them."""
+    document = yaml.safe_load(OPENAPI.read_bytes())
+    described: str = document["paths"]["/metrics"]["get"]["description"]
+    return [line for line in described.splitlines() if line.startswith("|")]
+
+
+TABLES = {"settings": settings_table, "errors": errors_table, "metrics": metrics_table}
 
 
 def env_example() -> str:
@@ -117,6 +127,8 @@ def _default(name: str, value: object) -> str:
             return "`/tmp/reef-UID`"
         case _, None | () | "":
             return "none"
+        case _, tuple():
+            return f"`{','.join(value)}`"
         case _, float():
             return f"`{value:g}`"
     return f"`{value}`"

@@ -27,6 +27,11 @@ def test_errors_are_those_of_the_code() -> None:
     assert written == tables.errors_table(), MEND
 
 
+def test_metrics_are_those_of_the_apis_description() -> None:
+    written = tables.between_marks("metrics", README_TEXT)[0].splitlines()
+    assert written == tables.metrics_table(), MEND
+
+
 def test_routes_are_those_of_the_code() -> None:
     written = [route for route, _ in rows(section(README_TEXT, "## API"))]
     served = [

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from app.devices.discovery import Bus
 from app.devices.limits import START_LIMIT_S, TIMINGS_KEPT, Backoff, Timings
-from app.models import Kind
 
 
 def pauses(backoff: Backoff, *served_s: float) -> list[float]:
@@ -30,31 +30,31 @@ def test_years_of_failures_overflow_nothing() -> None:
     assert set(pauses(Backoff(3600), *[0.0] * 5000)[20:]) == {3600}
 
 
-@pytest.mark.parametrize("kind", ["cpu", "edgetpu"])
-def test_before_the_first_inference_the_limit_is_that_of_the_start(kind: Kind) -> None:
-    timings = Timings(kind)
+@pytest.mark.parametrize("bus", ["cpu", "pci", "usb"])
+def test_before_the_first_inference_the_limit_is_that_of_the_start(bus: Bus) -> None:
+    timings = Timings(bus)
     assert timings.median_s is None
-    assert timings.hang_limit_s == START_LIMIT_S[kind]
+    assert timings.hang_limit_s == START_LIMIT_S[bus]
 
 
-LIMITS: list[tuple[Kind, float, float]] = [
-    # kind, median, limit
+LIMITS: list[tuple[Bus, float, float]] = [
+    # bus, median, limit
     ("cpu", 0.001, 0.5),
     ("cpu", 0.025, 0.5),
     ("cpu", 0.1, 2.0),
     ("cpu", 3.0, 60.0),
-    ("edgetpu", 0.007, 0.5),
-    ("edgetpu", 0.1, 2.0),
-    ("edgetpu", 0.25, 5.0),
-    ("edgetpu", 3.0, 5.0),
+    ("pci", 0.007, 0.5),
+    ("usb", 0.1, 2.0),
+    ("pci", 0.25, 5.0),
+    ("usb", 3.0, 5.0),
 ]
 
 
-@pytest.mark.parametrize(("kind", "median_s", "limit_s"), LIMITS)
+@pytest.mark.parametrize(("bus", "median_s", "limit_s"), LIMITS)
 def test_an_inference_hangs_after_twenty_times_the_median_within_bounds(
-    kind: Kind, median_s: float, limit_s: float
+    bus: Bus, median_s: float, limit_s: float
 ) -> None:
-    timings = Timings(kind)
+    timings = Timings(bus)
     timings.record(median_s)
     assert timings.hang_limit_s == pytest.approx(limit_s)
 

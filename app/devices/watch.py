@@ -1,0 +1,69 @@
+"""Looks at the host again and again: devices that come, go, run hot or are badly connected."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from app.devices.telemetry import Finding, Sighting
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 2.0
+"""It reads a few dozen small files; a card's temperature changes more slowly."""
+
+
+class Watched(Protocol):
+    """What is told; the pool."""
+
+    def update(self, there: list[Sighting]) -> None:
+        """Hear which devices there are now."""
+
+
+class Watch:
+    """A thread that looks every `EVERY_S` seconds, tells the pool, and logs what is new."""
+
+    def __init__(
+        self, look: Callable[[], list[Sighting]], pool: Watched, every_s: float = EVERY_S
+    ) -> None:
+        self._look = look
+        self._pool = pool
+        self._every_s = every_s
+        self._known: dict[tuple[str, str], Finding] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; returns when the thread is gone."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._glance()
+            except Exception:  # without this thread, a stick plugged in later would never serve
+                log.exception("Looking for devices failed: a bug")
+            if self._closing.wait(self._every_s):
+                return
+
+    def _glance(self) -> None:
+        seen = self._look()
+        self._pool.update(seen)
+        now = {
+            (sighting.device.id, finding.check): finding
+            for sighting in seen
+            for finding in sighting.findings
+        }
+        for key, finding in now.items():
+            if key not in self._known:
+                log.log(logging.ERROR if finding.grave else logging.WARNING, "%s", finding.says)
+        there = {sighting.device.id for sighting in seen}
+        for device, check in self._known.keys() - now.keys():
+            if device in there:
+                log.info("%s: all is well again (%s)", device, check)
+        self._known = now
