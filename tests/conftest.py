@@ -1,12 +1,15 @@
 """What holds in every layer of tests."""
 
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from tests.corpus import make
+from tests.standin import host as standin
 
 # The same examples in every run.
 hypothesis.settings.register_profile("reef", derandomize=True, database=None, deadline=None)
@@ -23,3 +26,40 @@ def _pillow_warns_in_vain() -> None:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files of the corpus of bad and odd pictures, by name."""
     return make.write(tmp_path_factory.mktemp("corpus"))
+
+
+# ---------------------------------------------------------------------------- Edge TPUs
+
+REQUIRE_COMPILER = "REEF_REQUIRE_COMPILER"
+NO_COMPILER = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def edgetpu_library(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """The stand-in libedgetpu. Without a C compiler nothing of Edge TPUs can be tested, which is
+    said loudly, and is a failure where REEF_REQUIRE_COMPILER=1."""
+    try:
+        return standin.library(tmp_path_factory.mktemp("libedgetpu"))
+    except standin.NoCompiler as error:
+        pytestconfig.stash[NO_COMPILER] = str(error)
+        if os.environ.get(REQUIRE_COMPILER) == "1":
+            pytest.fail(f"{REQUIRE_COMPILER}=1, but {error}", pytrace=False)
+        pytest.skip(f"Edge TPUs are not tested: {error}")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Iterator[None]:
+    """Below everything else that is said at the end of the run."""
+    yield
+    if why := config.stash.get(NO_COMPILER, None):
+        terminalreporter.write_line(f"EDGE TPUS WERE NOT TESTED: {why}", red=True)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> standin.Host:
+    """A host whose Edge TPUs are the stand-in's; device processes started here live on it."""
+    made = standin.Host(tmp_path / "host")
+    monkeypatch.setenv(standin.MARKER, str(made.root))
+    return made

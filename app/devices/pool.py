@@ -127,9 +127,12 @@ class Pool:
 
     def _why_unneeded(self, device: Device) -> str:
         """Why nobody needs the CPU, where that is so."""
-        barred = all("edgetpu" in model.variants for model in self._models)
-        spared = device.kind == "cpu" and self._edgetpu_wanted and not self._cpu_fallback
-        return NO_FALLBACK if spared and barred else ""
+        if device.kind != "cpu" or self._cpu_fallback or not self._edgetpu_wanted:
+            return ""
+        twin = self._default.variants.get("cpu")  # it has a name of its own, but is the fallback
+        only_there = [model for model in self._models if "edgetpu" not in model.variants]
+        needed = any(model.variants.get("cpu") is not twin for model in only_there)
+        return "" if needed else NO_FALLBACK
 
     def close(self) -> None:
         """End every device process."""

@@ -456,9 +456,9 @@ class Supervisor:
             with self._owner.lock:
                 if message:
                     self._settle(self._link, message)
-                elif self._hindrance and self._hindrance.urgent:
+                if self._hindrance and self._hindrance.urgent:
                     raise DeviceDown("gone", self._hindrance.reason)
-                else:
+                if not message:
                     self._check_limit()
                     self._test_if_idle()
 

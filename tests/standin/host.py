@@ -4,7 +4,6 @@ Both sides read the same tree: Reef finds devices in it (REEF_HOST_ROOT), the li
 Devices appear, vanish and change while both run.
 """
 
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -95,10 +94,6 @@ class Host:
             "REEF_HOST_ROOT": str(self.root),
             "REEF_LIBEDGETPU": str(library),
         }
-
-    def use(self) -> None:
-        """Have device processes that this process starts live on this host."""
-        os.environ[MARKER] = str(self.root)
 
     # ------------------------------------------------------------ devices come and go
 
