@@ -17,6 +17,7 @@ from app.devices.discovery import available_cores, cpu_name
 from bench import targets
 from bench.ceiling import ceiling
 from bench.container import container
+from bench.devices import devices
 from bench.errors import CannotMeasure
 from bench.figures import Section
 from bench.helpers import Helpers, helpers, tell
@@ -27,9 +28,10 @@ MEASUREMENTS: Mapping[str, Callable[[Helpers], Section]] = {
     "start": targets.start,
     "memory": targets.memory,
     "ceiling": ceiling,
+    "devices": devices,
     "container": container,
 }
-NEEDS_DOCKER = ("container",)
+ON_DEMAND = ("container", "devices")  # they need Docker, and a C compiler
 EXPLAINED = """\
 what is measured:
   latency     what one client waits for beyond the inference itself
@@ -37,8 +39,9 @@ what is measured:
   start       how soon after its start the server is ready
   memory      what all its processes take together, at work
   ceiling     requests per second if the device took no time, and what bounds them
+  devices     what of one, two and four Edge TPUs' speed reaches clients, on stand-ins
   container   the image: its size, its start, its memory, its speed beside the others
-  all         all of these but the container, in about four minutes
+  all         all of these but devices and the container, in about four minutes
 
 exit status: 0 all targets are met, 1 one is missed or could not be measured, 2 wrong usage
 """
@@ -57,7 +60,7 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file too")
     arguments = parser.parse_args()
-    everywhere = [name for name in MEASUREMENTS if name not in NEEDS_DOCKER]
+    everywhere = [name for name in MEASUREMENTS if name not in ON_DEMAND]
     chosen = [arguments.what] if arguments.what != "all" else everywhere
 
     machine = _machine()

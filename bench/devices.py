@@ -1,0 +1,162 @@
+"""What of one, two and four Edge TPUs' speed reaches clients: on stand-ins, which only sleep."""
+
+import statistics
+from dataclasses import dataclass, field
+
+from app import imaging
+from app.devices.discovery import available_cores
+from app.models import Layout
+from bench import load, standin, usage
+from bench.figures import Figure, Grid, Section
+from bench.helpers import Helpers, tell
+from bench.load import Block
+from bench.pictures import camera_pictures
+from bench.server import Server
+from bench.usage import Neighbours
+from tests.standin import compiled_model
+
+CAMERA = (640, 480)
+CLIENTS_PER_CARD = 4
+ROUNDS = 5
+BLOCK_S = 4.0
+
+
+@dataclass
+class Case:
+    """So many cards, each of which takes so long for an inference."""
+
+    cards: int
+    latency_ms: float
+    blocks: list[Block] = field(default_factory=list)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    busy_s: float = 0.0
+    """Time that the cards were at work, summed over them."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.cards} of {self.latency_ms:g} ms"
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return statistics.median(block.rate for block in self.blocks)
+
+    @property
+    def possible(self) -> float:
+        """Inferences per second, if the cards never waited."""
+        return 1000 * self.cards / self.latency_ms
+
+    @property
+    def seconds(self) -> float:
+        """How long it was measured."""
+        return sum(block.seconds + load.RUN_IN_S for block in self.blocks)
+
+    def stage_ms(self, stage: str) -> float:
+        """Median of a stage."""
+        timings = [each for block in self.blocks for each in block.timings]
+        return statistics.median(each[stage] for each in timings)
+
+
+def devices(helpers: Helpers) -> Section:
+    """Throughput at saturation."""
+    cases = [Case(1, 7.0), Case(2, 7.0), Case(4, 7.0), Case(1, 2.5)]
+    section = Section(
+        "devices",
+        "640x480 JPEGs to stand-in Edge TPUs, each client as soon as it is answered",
+        f"{ROUNDS} blocks of {BLOCK_S:g} s, {CLIENTS_PER_CARD} clients per card on the same "
+        f"{available_cores()} cores; a stand-in sleeps for the time of its inference; rates are "
+        "medians of the blocks",
+    )
+    for case in cases:
+        with standin.cards(case.cards, f"latency_us={1000 * case.latency_ms:.0f}") as (_, server):
+            _measure(helpers, server, case, section)
+    one, two, four, fast = cases
+    section.figures = [
+        _share("one card of 7 ms: share of its 143/s", one, 95),
+        Figure("two cards of 7 ms: times one", two.rate / one.rate, "x", None, 1.85, True),
+        Figure("four cards of 7 ms: times one", four.rate / one.rate, "x"),
+        _share("one card of 2.5 ms: share of its 400/s", fast, 90),
+    ]
+    section.grids = [
+        Grid(
+            "requests per second, and medians of their stages in ms",
+            ("cards", "/s", "possible", "cards busy %", "decode", "queue", "inference", "total"),
+            [
+                (
+                    case.name,
+                    case.rate,
+                    case.possible,
+                    100 * case.busy_s / case.cards / case.seconds,
+                    *(case.stage_ms(stage) for stage in ("decode", "queue", "inference", "total")),
+                )
+                for case in cases
+            ],
+        ),
+        Grid(
+            "CPU in % of one core",
+            ("cards", "HTTP process", "device processes", "clients", "of all cores"),
+            [_cpu_row(case) for case in cases],
+        ),
+        Grid("what bounds it", ("cards", "bound"), [(case.name, _bound(case)) for case in cases]),
+    ]
+    return section
+
+
+def _measure(helpers: Helpers, server: Server, case: Case, section: Section) -> None:
+    pictures = camera_pictures(CAMERA)
+    requests = [load.post(picture) for picture in pictures]
+    _check(server, pictures)
+    processes = server.processes()
+    clients = CLIENTS_PER_CARD * case.cards
+    helpers.clients.call(load.run, server.port, requests, clients, 1.0)  # warms up
+    before, busy, neighbours = usage.cpu(processes), _busy_s(server), Neighbours()
+    for turn in range(ROUNDS):
+        tell(f"devices, {case.name}, {turn + 1} of {ROUNDS}")
+        block = helpers.clients.call(load.run, server.port, requests, clients, BLOCK_S)
+        case.blocks.append(block)
+    section.disturbances.append(neighbours.share())
+    case.busy_s = _busy_s(server) - busy
+    after = usage.cpu(processes)
+    case.cpu_s = {name: after[name] - before[name] for name in processes}
+    case.cpu_s["clients"] = sum(block.cpu_s for block in case.blocks)
+
+
+def _check(server: Server, pictures: list[bytes]) -> None:
+    """The answers are those of the pictures: the hash is computed here, from the tensor."""
+    layout = Layout(standin.SIDE, standin.SIDE, "stretch")
+    client = load.Client(server.port)
+    for picture in pictures:
+        decoded = imaging.decode(picture, (layout.width, layout.height), 25_000_000)
+        tensor, _ = imaging.fit(decoded, layout)
+        expected = standin.Picture(load.post(picture), compiled_model.hash_of(tensor), 0)
+        expected.ask(client)
+    client.close()
+
+
+def _busy_s(server: Server) -> float:
+    edgetpus = [each for each in standin.devices(server) if each["kind"] == "edgetpu"]
+    return sum(float(each["busy_s"]) for each in edgetpus)
+
+
+def _share(name: str, case: Case, least: float) -> Figure:
+    return Figure(name, 100 * case.rate / case.possible, "%", None, least, True)
+
+
+def _cpu_row(case: Case) -> tuple[str | float, ...]:
+    of_devices = sum(taken for name, taken in case.cpu_s.items() if name.startswith("device"))
+    taken = (case.cpu_s["http"], of_devices, case.cpu_s["clients"])
+    every = sum(case.cpu_s.values()) / available_cores()
+    return (case.name, *(100 * each / case.seconds for each in (*taken, every)))
+
+
+def _bound(case: Case) -> str:
+    _, http, _, _, every = _cpu_row(case)
+    busy = 100 * case.busy_s / case.cards / case.seconds
+    if busy >= 95:
+        return f"the cards: {busy:.0f} % busy"
+    if float(every) >= 90:
+        return f"the CPU: its cores are {float(every):.0f} % busy, the cards {busy:.0f} %"
+    if float(http) >= 85:
+        return f"the HTTP process: {float(http):.0f} % of a core, the cards {busy:.0f} % busy"
+    return f"nothing is full: the cards {busy:.0f} %, all cores {float(every):.0f} %"
