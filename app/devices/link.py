@@ -7,6 +7,7 @@ inference ends. Control travels as JSON, one message a packet. The memory is an 
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import selectors
@@ -90,7 +91,7 @@ class SharedSlots:
     """The slots in shared memory; each has room for the largest tensor and the largest outputs."""
 
     def __init__(self, descriptor: int, models: Sequence[ModelFile]) -> None:
-        self._tensor_bytes = _aligned(max(int(np.prod(m.tensor_shape)) for m in models))
+        self._tensor_bytes = _aligned(max(math.prod(m.tensor_shape) for m in models))
         self._slot_bytes = self._tensor_bytes + _aligned(4 * max(m.output_size for m in models))
         size = SLOTS * self._slot_bytes
         if os.fstat(descriptor).st_size < size:
@@ -99,7 +100,7 @@ class SharedSlots:
 
     def tensor(self, slot: int, model: ModelFile) -> NDArray[np.uint8]:
         """The slot's tensor for this model; a view, gone after `close`."""
-        count = int(np.prod(model.tensor_shape))
+        count = math.prod(model.tensor_shape)
         offset = slot * self._slot_bytes
         view = np.frombuffer(self._memory, np.uint8, count, offset)
         return view.reshape(model.tensor_shape)
