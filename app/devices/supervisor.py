@@ -5,10 +5,11 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -21,7 +22,7 @@ from app.devices.causes import Stage
 from app.devices.discovery import Bus, Device
 from app.devices.job import Inference, Job
 from app.devices.limits import START_LIMIT_S, Backoff, BusyShare, Timings
-from app.devices.link import SLOTS, Link, LinkClosed, Message, ModelFile, Setup
+from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
 from app.devices.telemetry import Finding, Sighting, Telemetry
 from app.errors import NoDevice
 from app.models import Kind, Model, Variant
@@ -144,6 +145,8 @@ class _Run:
     slot: int
     served: Served
     job: Job | None
+    began: float | None = None
+    """When the device turned to it; None while it waits for one before it to end."""
 
 
 def start_link(setup: Setup) -> Link:
@@ -154,7 +157,7 @@ def start_link(setup: Setup) -> Link:
 class Supervisor:
     """Drives one device from a thread of its own.
 
-    The pool's lock guards `_free`, `_runs`, `_began`, `_state` and what `status` shows.
+    The pool's lock guards `_free`, `_runs`, `_state` and what `status` shows.
     """
 
     def __init__(
@@ -177,6 +180,7 @@ class Supervisor:
         self._run_dir = run_dir
         self._library = library
         self._usb_performance = usb_performance
+        self._setup = self._make_setup()
         self._idle_test_s = idle_test_s
         self._start_process = start_process
         self._backoff_max_s = backoff_max_s
@@ -191,8 +195,7 @@ class Supervisor:
         self._stage: Stage = ""
         self._link: Link | None = None
         self._free: list[int] = []
-        self._runs: deque[_Run] = deque()
-        self._began = 0.0  # when the device turned to the first of `_runs`
+        self._runs: dict[int, _Run] = {}  # by slot, in the order of their sending
         self._state: State = "starting"
         self._reason = STARTING
         self._down: DeviceDown | None = None  # why it is not ready, until it is again
@@ -345,9 +348,10 @@ class Supervisor:
         with self._owner.lock:
             self._free.clear()
             self._state, self._reason = "stopped", "was stopped"
-            while self._runs:
-                if job := self._runs.popleft().job:
-                    job.fail(NoDevice("Reef is being stopped"))
+            for run in self._runs.values():
+                if run.job:
+                    run.job.fail(NoDevice("Reef is being stopped"))
+            self._runs.clear()
         if self._link:
             self._discard(self._link, EXIT_GRACE_S)
 
@@ -369,9 +373,9 @@ class Supervisor:
         with self._owner.lock:
             self._state, self._ready_at, self._stage = "starting", 0.0, ""
             self._reason = f"is being started again: {self._down}" if self._down else STARTING
-            setup = self._setup()
+            self._setup = self._make_setup()  # its node may have another name than last time
         try:
-            started = self._start_process(setup)
+            started = self._start_process(self._setup)
         except OSError as error:
             raise DeviceDown("spawn", f"its process can't be started: {error}") from error
         with self._owner.lock:
@@ -384,11 +388,11 @@ class Supervisor:
             self._state, self._reason, self._down = "ready", "", None
             self._ready_at = self._answered = now
             self._failed_in_a_row = 0
-            self._free = list(range(SLOTS))
+            self._free = list(range(self._setup.slots))
         log.info("%s: ready: %s on %s", self.device.id, ", ".join(self._models), self._runtime)
         self._owner.became_ready()
 
-    def _setup(self) -> Setup:
+    def _make_setup(self) -> Setup:
         device = self.device
         return Setup(
             device=device.id,
@@ -463,9 +467,10 @@ class Supervisor:
                     self._test_if_idle()
 
     def _settle(self, running: Link, message: Message) -> None:
-        run = self._runs.popleft()
+        run = self._runs.pop(message["slot"])
         self._free.append(run.slot)
-        self._began = self._answered = time.monotonic()
+        self._answered = time.monotonic()
+        self._turn_to_next()
         self._counts["inferences"] += 1
         if message["event"] == "done":
             self._failed_in_a_row = 0
@@ -494,11 +499,11 @@ class Supervisor:
             raise DeviceDown("invoke", f"failed {FAILURES_IN_A_ROW} times: {message['reason']}")
 
     def _check_limit(self) -> None:
-        if not self._runs:
-            return
-        limit_s = self._timings[self._runs[0].served.variant.name].hang_limit_s
-        if time.monotonic() - self._began > limit_s:
-            raise DeviceDown("hang", f"hung in an inference for more than {limit_s:.1f} s")
+        now = time.monotonic()
+        for run in self._runs.values():
+            limit_s = self._timings[run.served.variant.name].hang_limit_s
+            if run.began and now - run.began > limit_s:
+                raise DeviceDown("hang", f"hung in an inference for more than {limit_s:.1f} s")
 
     def _test_if_idle(self) -> None:
         if self._free and not self._runs and self._answered + self._idle_test_s < time.monotonic():
@@ -515,9 +520,10 @@ class Supervisor:
             gone = self._hindrance is not None and self._hindrance.urgent
             self._counts["restarts"] += not gone
             self._free.clear()
-            jobs = [run.job for run in self._runs if run.job]
-            if self._runs and self._runs[0].job:  # only the first can be to blame
-                self._runs[0].job.failed(self.device.id)
+            jobs = [run.job for run in self._runs.values() if run.job]
+            for run in self._runs.values():
+                if run.job and run.began:  # what only lay ready is not to blame
+                    run.job.failed(self.device.id)
             self._runs.clear()
             self._owner.take_back(jobs)
         if self._link:
@@ -559,10 +565,15 @@ class Supervisor:
         assert self._link  # noqa: S101 - for the type checker
         slot = self._free.pop()
         self._link.slots.tensor(slot, served.file)[...] = tensor
-        if not self._runs:
-            self._began = time.monotonic()
-        self._runs.append(_Run(slot, served, job))
+        self._runs[slot] = _Run(slot, served, job)
+        self._turn_to_next()
         self._invoke(self._link, slot, served)
+
+    def _turn_to_next(self) -> None:
+        """The device takes what was sent in its order, so many at a time."""
+        now = time.monotonic()
+        for run in islice(self._runs.values(), self._setup.lanes):
+            run.began = run.began or now
 
     def _invoke(self, running: Link, slot: int, served: Served) -> None:
         with contextlib.suppress(LinkClosed):  # `_receive` meets it too, and knows what to do

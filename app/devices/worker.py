@@ -17,17 +17,19 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from app.devices.link import MAX_MESSAGE, Message, ModelFile, Setup, SharedSlots
 
+if TYPE_CHECKING:  # importing it takes long, so it waits for the device's lock
+    from app.devices.runtime import Engine, LoadedModel
+
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOCK_POLL_S = 0.2
-
-Models = Mapping[str, tuple[ModelFile, Any]]
 
 
 class Control:
@@ -69,7 +71,7 @@ def _serve(control: Control, setup: Setup, memory: int) -> int:
         reason = f"can't lock the device ({error}); set REEF_RUN_DIR"
         control.send("fatal", stage="lock", reason=reason)
         return 1
-    slots = SharedSlots(memory, setup.models)
+    slots = SharedSlots(memory, setup)
     os.close(memory)
     progress = _Progress(control)
     try:
@@ -78,23 +80,10 @@ def _serve(control: Control, setup: Setup, memory: int) -> int:
         control.send("fatal", stage=progress.stage, reason=str(error))
         return 1
     control.send("ready", runtime=progress.runtime)
-    _answer(control, models, slots)
+    _Lanes(control, slots, models, setup.lanes).run()
     del models  # the device is closed first, then unlocked
     lock.close()
     return 0
-
-
-def _answer(control: Control, models: Models, slots: SharedSlots) -> None:
-    while request := control.receive():
-        slot = request["slot"]
-        model, loaded = models[request["model"]]
-        began = time.perf_counter()
-        try:
-            loaded.invoke(slots.tensor(slot, model), slots.outputs(slot, model))
-        except (RuntimeError, ValueError) as error:
-            control.send("failed", slot=slot, reason=str(error))
-        else:
-            control.send("done", slot=slot, seconds=time.perf_counter() - began)
 
 
 class _Progress:
@@ -115,7 +104,7 @@ class _Progress:
         return _lock(path, self._control)
 
 
-def _load(setup: Setup, progress: _Progress) -> Models:
+def _load(setup: Setup, progress: _Progress) -> dict[str, "Engine"]:
     """Open the device and load every model on it."""
     edgetpu = setup.bus != "cpu"
     progress.reach("library" if edgetpu else "model")
@@ -133,10 +122,59 @@ def _load(setup: Setup, progress: _Progress) -> Models:
             progress.reach("device")
             delegates.append(library.open(setup.bus, setup.node, setup.performance))
         progress.reach("model")
-    return {
-        model.name: (model, runtime.LoadedModel(model, setup.threads, *delegates))
-        for model in setup.models
-    }
+    return {model.name: runtime.Engine(model, setup.threads, *delegates) for model in setup.models}
+
+
+class _Lanes:
+    """Threads that infer beside each other. A free one takes the next request off the socket
+    itself: nobody has to be woken to hand it on."""
+
+    def __init__(
+        self, control: Control, slots: SharedSlots, models: Mapping[str, "Engine"], count: int
+    ) -> None:
+        self._control = control
+        self._slots = slots
+        self._models = models
+        self._count = count
+        self._receiving = threading.Lock()
+        self._lock = threading.Lock()
+        self._busy = 0
+
+    def run(self) -> None:
+        """Serve until the parent closes the socket."""
+        others = [threading.Thread(target=self._run, args=(n,)) for n in range(1, self._count)]
+        for thread in others:
+            thread.start()
+        self._run(0)
+        for thread in others:
+            thread.join()
+
+    def _run(self, lane: int) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
+            while request := self._receive():
+                with self._lock:
+                    self._busy += 1
+                    alone = self._busy == 1
+                engine = self._models[request["model"]]
+                loaded = engine.on_all_threads if alone else engine.on_one_thread[lane]
+                event, fields = self._infer(loaded, engine.file, request["slot"])
+                with self._lock:  # before the parent hears of it: the next one is alone then
+                    self._busy -= 1
+                self._control.send(event, slot=request["slot"], **fields)
+
+    def _receive(self) -> Message | None:
+        with self._receiving:
+            return self._control.receive()
+
+    def _infer(
+        self, loaded: "LoadedModel", model: ModelFile, slot: int
+    ) -> tuple[str, dict[str, object]]:
+        began = time.perf_counter()
+        try:
+            loaded.invoke(self._slots.tensor(slot, model), self._slots.outputs(slot, model))
+        except (RuntimeError, ValueError) as error:
+            return "failed", {"reason": str(error)}
+        return "done", {"seconds": time.perf_counter() - began}
 
 
 def _lock(path: Path, control: Control) -> TextIO:
