@@ -50,6 +50,7 @@ ARG LIBEDGETPU_SHA256=
 ARG EDGETPU_TRY=
 
 COPY scripts/fetch.py /build/scripts/
+COPY app/download.py /build/app/
 COPY models/manifest.yaml /build/models/
 RUN set -eux; \
     : "${EDGETPU_TRY}"; \

@@ -6,6 +6,7 @@ import signal
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 
 from app import __version__, settings
 from app.errors import StartError
@@ -28,16 +29,48 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser(
         "healthcheck", help="ask a running server whether it is ready; exit status 0 or 1"
     ).set_defaults(run=healthcheck)
+    add_models(commands.add_parser("models", help="list, download and verify models"))
     options = parser.parse_args(arguments)
     try:
-        status: int = options.run(settings.load())
+        status: int = options.run(settings.load(), options)
     except StartError as error:
         print(f"reef: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
         return error.exit_status
     return status
 
 
-def serve(told: Settings) -> int:
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """The command line of `reef models`."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="the models of the manifest, and what of them is here")
+    pull = actions.add_parser("pull", help="download a model's files into REEF_MODELS_DIR")
+    pull.add_argument("name", metavar="NAME", help="a model of the list")
+    pull.add_argument("--for", dest="kind", choices=("cpu", "edgetpu", "all"), default="all",
+                      help="only the file for this kind of device")  # fmt: skip
+    pull.add_argument("--mirror", default="", metavar="URL", help="has the files by their names")
+    verify = actions.add_parser("verify", help="check every byte of the files that are here")
+    verify.add_argument("name", metavar="NAME", nargs="?", default="", help="default: every model")
+    parser.set_defaults(run=manage_models)
+
+
+def manage_models(told: Settings, options: argparse.Namespace) -> int:
+    """List, download or verify models."""
+    from app.store import Store
+
+    store, well = Store(told), True
+    match options.action:
+        case "list":
+            lines: Iterable[str] = store.listing()
+        case "pull":
+            lines = store.pull(options.name, options.kind, options.mirror)
+        case _:
+            lines, well = store.verify(options.name)
+    for line in lines:
+        print(line, flush=True)  # noqa: T201 - what was asked for
+    return 0 if well else EXIT_UNHEALTHY
+
+
+def serve(told: Settings, _options: argparse.Namespace) -> int:
     """Serve; returns when stopped."""
     for number in (signal.SIGTERM, signal.SIGINT):  # until gunicorn takes them over
         signal.signal(number, lambda *_: sys.exit(0))
@@ -48,7 +81,7 @@ def serve(told: Settings) -> int:
     return 0
 
 
-def healthcheck(told: Settings) -> int:
+def healthcheck(told: Settings, _options: argparse.Namespace) -> int:
     """Ask `/ready` on this host."""
     url = f"{told.local_url}/ready"
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever $http_proxy is

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from app import tflite
+from app.download import Checksum
 from app.errors import ModelError, SettingsError, UnknownModel
 from app.settings import EMBEDDED_MODELS, Settings
 from app.tflite import TFLiteFile
@@ -134,11 +135,31 @@ class _Strict(BaseModel):
 
 
 class ManifestFile(_Strict):
-    """One file of a model; `url` is where it can be had when it is not embedded."""
+    """One file of a model; `url` is where it can be had when it is not embedded.
+
+    Where nobody has published a SHA-256, the id that git gives the file verifies it.
+    """
 
     path: str
-    sha256: str
+    sha256: str | None = None
+    git_blob: str | None = None
     url: str | None = None
+
+    @model_validator(mode="after")
+    def _is_verifiable(self) -> Self:
+        if not (self.sha256 or self.git_blob):
+            raise ValueError(f"{self.path} has neither sha256 nor git_blob")
+        return self
+
+    @property
+    def checksum(self) -> Checksum:
+        """What its bytes must have."""
+        return Checksum(self.sha256, self.git_blob)
+
+    @property
+    def checksum_kind(self) -> str:
+        """What verifies it, for people."""
+        return "sha256" if self.sha256 else "git blob id"
 
 
 class ManifestInput(_Strict):
@@ -248,13 +269,16 @@ class _Loader:
         label_file = labels or self._find(entry.labels)
         layout = Layout(**entry.input.model_dump())
         variants = {
-            kind: _variant(name, self._find(file.path), label_file, layout, file.sha256)
+            kind: _variant(name, self._find(file.path), label_file, layout, file.checksum)
             for kind, file in entry.files.items()
             if self._present(name, kind)
         }
         if not variants:
             wanted = entry.files.get("cpu") or next(iter(entry.files.values()))
-            raise ModelError(f"{self.models_dir / wanted.path}: missing; get it from {wanted.url}")
+            raise ModelError(
+                f"{self.models_dir / wanted.path}: missing; `reef models pull {name}` fetches it "
+                f"from {wanted.url}"
+            )
         return Model(name, variants, self._selftest(entry))
 
     def _selftest(self, entry: ManifestModel) -> SelfTestPicture | None:
@@ -298,13 +322,13 @@ class _Loader:
 
 
 def _variant(
-    name: str, path: Path, labels: Path | None, layout: Layout | None, sha256: str | None
+    name: str, path: Path, labels: Path | None, layout: Layout | None, checksum: Checksum | None
 ) -> Variant:
-    """Check and describe one file. `layout` and `sha256` are what the manifest promises."""
+    """Check and describe one file. `layout` and `checksum` are what the manifest promises."""
     data = _read(path)
     actual = hashlib.sha256(data).hexdigest()
-    if sha256 and actual != sha256:
-        raise ModelError(f"{path}: has sha256 {actual}, not {sha256}; restore or fetch it again")
+    if checksum and (objection := checksum.objection(path)):
+        raise ModelError(f"{path}: {objection}; restore or fetch it again")
     try:
         file = tflite.read(data)
     except ValueError as error:

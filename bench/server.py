@@ -37,6 +37,12 @@ class Server:
     """Until the first HTTP answer, whatever it was."""
     ready_s: float
     """Until the first 200 of `/ready`."""
+    words: Path
+    """The file that it writes its log to, gone when it has ended."""
+
+    def log(self) -> str:
+        """What it said so far."""
+        return self.words.read_text(errors="replace")
 
     def processes(self) -> dict[str, psutil.Process]:
         """Every process of the server: `master`, `http`, and `device …` for each device."""
@@ -80,7 +86,7 @@ def serving(settings: Mapping[str, str] | None = None, root: Path = ROOT) -> Ite
             )
         try:
             answered, ready = _await_ready(process, port, words)
-            yield Server(port, process.pid, answered - began, ready - began)
+            yield Server(port, process.pid, answered - began, ready - began, words)
         except psutil.NoSuchProcess as error:
             raise CannotMeasure(
                 f"a process of the server ended; it said last:\n{_last(words)}"

@@ -90,6 +90,7 @@ def host() -> Iterator[tuple[Host, dict[str, str]]]:
                     colour_model.write(folder / "colour.tflite", width=SIDE, height=SIDE)
                 ),
                 "REEF_CPU_THREADS": "1",
+                "REEF_MIN_SCORE": "0",
             },
         )
 

@@ -9,24 +9,21 @@ What the mode decides is only what happens when a site gives no file: `auto` goe
 """
 
 import argparse
-import hashlib
-import http.client
 import json
 import platform
 import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT_S = 20
-MAX_BYTES = 64 * 1024 * 1024
+sys.path.insert(0, str(ROOT))
+from app import download  # noqa: E402 - it stands beside this folder, in the build too
+from app.download import Checksum, Damaged  # noqa: E402
 
 # The rebuild of Google's last release against the TensorFlow Lite of today, for Debian 12, which
 # runs on Debian 13 too. Google's own package of 2021 crashes any TensorFlow Lite since 2.10.
@@ -48,10 +45,6 @@ NOT_ASKED = "it was built with EDGETPU=none; build it again without that to use 
 
 class Unreachable(Exception):
     """The site gave no file."""
-
-
-class Damaged(Exception):
-    """The site gave something, but not the right file: never to be used, never to be ignored."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def main() -> int:
         try:
             if options.mode == "none":
                 raise Unreachable(NOT_ASKED)
-            install(wanted, fetch(wanted, options.mirror), options.into)
+            install(wanted, fetch(wanted, options.mirror, options.into), options.into)
         except Unreachable as error:
             if options.mode == "required":
                 return stop(f"{wanted.what} is required: {error}")
@@ -132,29 +125,19 @@ def models(manifest: Path) -> list[Wanted]:
     ]
 
 
-def fetch(wanted: Wanted, mirror: str) -> bytes:
-    """The file's bytes. Raises Unreachable, or Damaged if they are not the right ones."""
+def fetch(wanted: Wanted, mirror: str, into: Path) -> Path:
+    """The file, verified. Raises Unreachable, or Damaged if its bytes are not the right ones."""
     url = f"{mirror.rstrip('/')}/{wanted.name}" if mirror else wanted.url
     if not url.startswith(("http://", "https://")):
         raise Damaged(f"{url} is no address of a web site; correct EDGETPU_MIRROR")
+    into.mkdir(parents=True, exist_ok=True)
     try:
-        answer = urllib.request.urlopen(url, timeout=TIMEOUT_S)  # noqa: S310 - checked above
-    except urllib.error.HTTPError as error:
-        raise unreachable(url, f"answered {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise unreachable(url, str(getattr(error, "reason", error))) from error
-    with answer:
-        try:
-            data: bytes = answer.read(MAX_BYTES + 1)
-        except (OSError, http.client.HTTPException) as error:
-            raise Damaged(f"was cut short ({error}); build again") from error
-    promised = answer.headers.get("Content-Length", "")
-    if promised.isdigit() and len(data) < min(int(promised), MAX_BYTES):
-        raise Damaged(f"was cut short: {len(data)} of {promised} bytes came; build again")
-    actual = hashlib.sha256(data).hexdigest()
-    if actual != wanted.sha256:
-        raise Damaged(f"has sha256 {actual}, not {wanted.sha256}; don't use it, find out why")
-    return data
+        download.download(url, into / wanted.name, Checksum(wanted.sha256))
+    except download.Unreachable as error:
+        raise unreachable(url, str(error)) from error
+    except download.CutShort as error:
+        raise Damaged(f"{error}; build again") from error
+    return into / wanted.name
 
 
 def unreachable(url: str, cause: str) -> Unreachable:
@@ -166,15 +149,14 @@ def unreachable(url: str, cause: str) -> Unreachable:
     )
 
 
-def install(wanted: Wanted, data: bytes, into: Path) -> None:
+def install(wanted: Wanted, file: Path, into: Path) -> None:
     """Put a file where it belongs; a package gives its library alone, and nothing of it is run."""
     if not wanted.name.endswith(".deb"):
         (into / "models").mkdir(parents=True, exist_ok=True)
-        (into / "models" / wanted.name).write_bytes(data)
+        file.rename(into / "models" / wanted.name)
         return
-    package, unpacked = into / wanted.name, into / "unpacked"
+    package, unpacked = file, into / "unpacked"
     unpacked.mkdir(parents=True)
-    package.write_bytes(data)
     try:
         subprocess.run(["dpkg-deb", "--extract", package, unpacked], check=True)  # noqa: S607
         (found,) = unpacked.glob(f"usr/lib/*/{LIBRARY}")

@@ -86,12 +86,14 @@ def test_durations_are_measured_with_clocks_that_never_jump() -> None:
 BELOW: dict[str, set[str]] = {
     # what each layer may import of the others; each of itself, and `app` for the version
     "errors": set(),
+    "download": set(),
     "image": set(),
     "stages": set(),
     "tflite": set(),
     "settings": {"errors"},
     "logs": {"errors", "settings"},
-    "models": {"errors", "settings", "tflite"},
+    "models": {"download", "errors", "settings", "tflite"},
+    "store": {"download", "errors", "models", "settings", "tflite"},
     "imaging": {"errors", "models"},
     "detection": {"imaging", "models"},
     "selftest": {"errors", "detection", "imaging", "models"},

@@ -323,12 +323,12 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "missing, by name": (
         lambda folder: {"model": "yolo", "models_dir": folder},
         "yolo",
-        f"is neither a file nor in the manifest, which has: {DEFAULT}, {TPU_DEFAULT}",
+        f"is neither a file nor in the manifest, which has: {DEFAULT}, ",
     ),
     "missing from the manifest": (
         lambda folder: {"model": TPU_DEFAULT, "models_dir": folder},
         "ssdlite_mobiledet_coco_qat_postprocess.tflite",
-        "missing; get it from https://",
+        "missing; `reef models pull ssdlite_mobiledet` fetches it from https://",
     ),
     "missing among the extra ones": (
         lambda folder: {"extra_models": (str(folder / "gone.tflite"),)},

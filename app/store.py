@@ -1,0 +1,175 @@
+"""`reef models`: which models there are, and getting their files."""
+
+import os
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from app import models, tflite
+from app.download import CutShort, Damaged, Unreachable, download
+from app.errors import ModelError
+from app.models import Manifest, ManifestFile
+from app.settings import EMBEDDED_MODELS, Settings
+
+BAR_WIDTH = 24
+MB = 1_000_000
+
+State = Literal["here", "embedded", "missing", "damaged"]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the manifest, and where it is or would be."""
+
+    model: str
+    kind: str
+    entry: ManifestFile
+    path: Path
+
+    @property
+    def state(self) -> State:
+        """How it is, every byte checked."""
+        try:
+            if self.objection():
+                return "damaged"
+        except FileNotFoundError:
+            return "missing"
+        return "embedded" if self.path.parent == EMBEDDED_MODELS else "here"
+
+    def objection(self) -> str:
+        """What is wrong with it; empty when nothing is. Raises OSError if it can't be read."""
+        if objection := self.entry.checksum.objection(self.path):
+            return objection
+        try:
+            tflite.read(self.path.read_bytes())
+        except ValueError as error:
+            return str(error)
+        return ""
+
+
+class Store:
+    """The manifest's files, in the folder of the settings and among the embedded ones."""
+
+    def __init__(self, told: Settings, manifest: Manifest | None = None) -> None:
+        """Raises ModelError if the manifest can't be read."""
+        self._folder = told.models_dir
+        self._manifest = manifest or models.read_manifest()
+
+    def files(self, name: str = "", kind: str = "all") -> list[File]:
+        """The files of one model, or of all. Raises ModelError for a name that isn't known."""
+        if name and name not in self._manifest.models:
+            known = ", ".join(sorted(self._manifest.models))
+            raise ModelError(f"no model {name[:80]!r} is in the manifest, which has: {known}")
+        return [
+            File(each, of_kind, entry, self._find(entry.path))
+            for each, model in self._manifest.models.items()
+            for of_kind, entry in model.files.items()
+            if name in ("", each) and kind in ("all", of_kind)
+        ]
+
+    def listing(self) -> Iterator[str]:
+        """A line per model, and what of it is here."""
+        states = {(file.model, file.kind): file.state for file in self.files()}
+        width = max(map(len, self._manifest.models))
+        yield f"{'NAME':{width}}  {'CPU':8}  {'EDGE TPU':8}  WHAT IT IS"
+        for name, model in self._manifest.models.items():
+            cpu, edgetpu = (states.get((name, kind), "-") for kind in ("cpu", "edgetpu"))
+            defaults = [kind for kind, default in self._manifest.default.items() if default == name]
+            about = model.about + "".join(f" [default of {kind}]" for kind in defaults)
+            yield f"{name:{width}}  {cpu:8}  {edgetpu:8}  {about}"
+
+    def verify(self, name: str = "") -> tuple[list[str], bool]:
+        """A line for each file that is here, or for each of one model; and whether all are well."""
+        lines, well = [], True
+        for file in self.files(name):
+            state = file.state
+            if state == "missing" and not name:
+                continue
+            what = f"{file.model} ({file.kind})"
+            if state == "damaged":
+                said = f"{file.path}: {file.objection()}; `reef models pull {file.model}` mends it"
+            elif state == "missing":
+                said = f"{file.path}: missing; `reef models pull {file.model}` fetches it"
+            else:
+                said = f"{file.path}: as it should be"
+            well &= state in ("here", "embedded")
+            lines.append(f"{what}: {said}")
+        return lines, well
+
+    def pull(self, name: str, kind: str, mirror: str = "") -> Iterator[str]:
+        """Download the files of a model that are not here; a line for each.
+
+        Raises ModelError naming the file, what is wrong and what to do.
+        """
+        for file in self.files(name, kind):
+            what = f"{file.model} ({file.kind})"
+            if file.state in ("here", "embedded"):
+                yield f"{what}: is here already: {file.path}"
+                continue
+            url = file.entry.url
+            if url is None:
+                raise ModelError(f"{what}: is embedded; restore {file.path} from Reef's sources")
+            if mirror:
+                url = f"{mirror.rstrip('/')}/{url.rpartition('/')[2]}"
+            into = self._folder / file.entry.path
+            self._fetch(what, url, into, file.entry)
+            yield f"{what}: {into}, verified by its {file.entry.checksum_kind}"
+
+    def _fetch(self, what: str, url: str, into: Path, entry: ManifestFile) -> None:
+        site = urllib.parse.urlsplit(url).netloc
+        bar = Bar(what)
+        try:
+            download(url, into, entry.checksum, bar.show)
+        except Unreachable as error:
+            raise ModelError(
+                f"{what}: {site} gave no file ({error}); look at the network, or name a site that "
+                "has it with --mirror"
+            ) from error
+        except CutShort as error:
+            raise ModelError(
+                f"{what}: {url} {error}; run it again, it goes on from there"
+            ) from error
+        except Damaged as error:
+            raise ModelError(f"{what}: {url} {error}") from error
+        except OSError as error:
+            raise ModelError(
+                f"{what}: can't write to {into.parent} ({error.strerror}); in a container that is "
+                "the models volume, which the server may only read: docker run --rm --volume "
+                "reef_models:/models reef:local models pull NAME"
+            ) from error
+        finally:
+            bar.wipe()
+
+    def _find(self, name: str) -> Path:
+        own = self._folder / name
+        embedded = EMBEDDED_MODELS / name
+        return embedded if embedded.exists() and not own.exists() else own
+
+
+class Bar:
+    """How far a download is, where somebody watches."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._watched = sys.stderr.isatty()
+
+    def show(self, have: int, whole: int | None) -> None:
+        """So many bytes are here."""
+        if not self._watched:
+            return
+        line = f"{self._what}: {have / MB:.1f} MB"
+        if whole:
+            done = "#" * (BAR_WIDTH * have // whole)
+            line += f" of {whole / MB:.1f} [{done:{BAR_WIDTH}}] {100 * have // whole} %"
+        self._write(line[: os.get_terminal_size(sys.stderr.fileno()).columns - 1])
+
+    def wipe(self) -> None:
+        """Leave the line empty."""
+        if self._watched:
+            self._write("")
+
+    def _write(self, line: str) -> None:
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)  # noqa: T201
