@@ -29,6 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser(
         "healthcheck", help="ask a running server whether it is ready; exit status 0 or 1"
     ).set_defaults(run=healthcheck)
+    examine = commands.add_parser(
+        "doctor",
+        help="find out why an Edge TPU doesn't work",
+        description="Looks for what keeps an Edge TPU from working. It changes nothing, and is "
+        "safe while the server runs.",
+        epilog="exit status: 0 all is well, 10 there are warnings, 20 there are errors",
+    )
+    examine.add_argument("--json", action="store_true", help="for programs")
+    examine.set_defaults(run=doctor)
     add_models(commands.add_parser("models", help="list, download and verify models"))
     options = parser.parse_args(arguments)
     try:
@@ -51,6 +60,15 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="check every byte of the files that are here")
     verify.add_argument("name", metavar="NAME", nargs="?", default="", help="default: every model")
     parser.set_defaults(run=manage_models)
+
+
+def doctor(told: Settings, options: argparse.Namespace) -> int:
+    """Examine this host."""
+    from app import doctor as examination
+
+    findings = examination.examine(examination.Patient.this_host(told))
+    print(examination.report(findings, as_json=options.json))  # noqa: T201 - what was asked for
+    return examination.EXIT_STATUS[examination.worst(findings)]
 
 
 def manage_models(told: Settings, options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from app.models import Catalogue, Kind, Layout, Model
 
 log = logging.getLogger(__name__)
 
-TRIES = 2  # a picture that two devices failed at is not given to a third
+TRIES = 2  # a picture that two devices failed at is not given to a third, but for the CPU
 LATE = "no device answered in time; send fewer pictures at once"
 CLOSE_S = 5.0  # for all device processes to end
 PASSED_OVER = 2  # jobs per device that have to wait, before the others are not looked at
@@ -263,6 +263,8 @@ class Pool:
 
         Edge TPUs come before the CPU, and those that have not failed at this job before the others.
         """
+        if job.failures >= TRIES:
+            return next(iter(self._last_resort(job)), None)
         usable = [each for each in self._able(job.model) if each.usable]
         edgetpus = [each for each in usable if each.device.kind == "edgetpu"]
         for group in (edgetpus, usable):
@@ -274,14 +276,23 @@ class Pool:
             return chosen[0] if chosen else None
         return min(chosen, key=lambda each: each.expected_s(job.model, ahead[each]))
 
+    def _last_resort(self, job: Job) -> list[Supervisor]:
+        """The CPU, for a picture that two Edge TPUs failed at: both may have died of other things,
+        and what kills an Edge TPU need not hurt the CPU."""
+        return [
+            each
+            for each in self._able(job.model)
+            if each.device.kind == "cpu" and each.usable and each.device.id not in job.failed_on
+        ]
+
     def _hope(self, job: Job) -> bool:
         """Whether a device may be ready for a job in time."""
         return any(each.ready_by() <= job.deadline for each in self._able(job.model))
 
     def take_back(self, jobs: list[Job]) -> None:
-        """Put unfinished jobs back, in front; one that failed twice has failed."""
+        """Put unfinished jobs back, in front; one that failed too often has failed."""
         for job in reversed(jobs):
-            if job.failures < TRIES:
+            if job.failures < TRIES or self._last_resort(job):
                 self._queue.appendleft(job)
             else:
                 job.fail(DeviceFailed("the device failed at this picture twice; see /devices"))

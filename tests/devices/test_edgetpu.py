@@ -227,6 +227,17 @@ def test_with_two_cards_a_fault_costs_no_answer(host: Host, make_rig: MakeRig, f
         assert PCI in set(clients.map(rig.infer, range(8)))
 
 
+def test_a_picture_that_kills_two_cards_is_given_to_the_cpu_and_to_no_third(
+    host: Host, make_rig: MakeRig
+) -> None:
+    cards = [host.add_pci(number) for number in range(3)]
+    rig = make_rig().start()
+    for number in range(3):
+        host.behave(f"apex_{number}", "invoke=abort once")
+    assert rig.infer(9) == "cpu"
+    assert sorted(sum(rig.status(card).failures.values()) for card in cards) == [0, 1, 1]
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_with_one_card_the_cpu_answers_until_it_is_back(
     host: Host, make_rig: MakeRig, fault: str

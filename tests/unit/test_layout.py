@@ -93,6 +93,7 @@ BELOW: dict[str, set[str]] = {
     "settings": {"errors"},
     "logs": {"errors", "settings"},
     "models": {"download", "errors", "settings", "tflite"},
+    "doctor": {"devices", "errors", "models", "settings"},
     "store": {"download", "errors", "models", "settings", "tflite"},
     "imaging": {"errors", "models"},
     "detection": {"imaging", "models"},

@@ -1,0 +1,339 @@
+"""`reef doctor`: what keeps an Edge TPU from working, each in one sentence with what to do.
+
+It reads what the kernel shows, asks a running server, and loads libedgetpu in a throw-away process
+that opens no device: it is safe while devices are at work.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from app import models
+from app.devices import causes, discovery, link, sysfs, telemetry
+from app.devices.discovery import Device
+from app.errors import ReefError
+from app.settings import Settings
+
+Level = Literal["ok", "note", "warning", "error"]
+
+EXIT_STATUS: dict[Level, int] = {"ok": 0, "note": 0, "warning": 10, "error": 20}
+"""By the worst finding; others than those of wrong usage and wrong settings."""
+
+X86_64_V2 = ("cx16", "popcnt", "sse4_1", "sse4_2", "ssse3")
+CAP_SYS_ADMIN = 1 << 21
+PAGE_BYTES = 4096
+PROBE_LIMIT_S = 60
+ASK_LIMIT_S = 5
+KERNEL_LOG_BYTES = 4 * 1024 * 1024
+OFTEN = 3
+
+KERNEL_CAUSES = ("chip_dead", "interrupts", "probe_failed", "secure_boot", "page_table")
+KERNEL_CAUSES_IF_OFTEN = ("registers_garbage", "usb_resets")
+SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: `check` names it for programs, `says` is for people."""
+
+    check: str
+    level: Level
+    says: str
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is examined; what is not in a tree of files is an argument, for tests."""
+
+    told: Settings
+    release: str
+    """The kernel's, as `uname -r` says it."""
+    page_bytes: int
+    may_open: Callable[[Path], bool]
+
+    @classmethod
+    def this_host(cls, told: Settings) -> "Patient":
+        """The host, or container, that this process runs in."""
+
+        def may_open(node: Path) -> bool:
+            return os.access(node, os.R_OK | os.W_OK)
+
+        return cls(told, os.uname().release, os.sysconf("SC_PAGESIZE"), may_open)
+
+    @property
+    def root(self) -> Path:
+        """Where its trees begin."""
+        return self.told.host_root
+
+    @property
+    def in_container(self) -> bool:
+        """Whether this is a container."""
+        return any(sysfs.there(self.root / name) for name in (".dockerenv", "run/.containerenv"))
+
+
+def examine(patient: Patient) -> list[Finding]:
+    """Look at everything, the worst first."""
+    edgetpus = discovery.edgetpus(patient.root, patient.may_open)
+    found = [
+        *_devices(patient, edgetpus),
+        *_container(patient),
+        *_cpu(patient),
+        *_model(patient, edgetpus),
+        *_library(patient, edgetpus),
+        *_kernel_log(patient, edgetpus),
+        *_server(patient),
+    ]
+    order = ("error", "warning", "note", "ok")
+    return sorted(found, key=lambda finding: order.index(finding.level))
+
+
+def report(findings: list[Finding], *, as_json: bool) -> str:
+    """The findings, for people or for programs."""
+    if as_json:
+        shown = [asdict(finding) for finding in findings]
+        return json.dumps({"worst": worst(findings), "findings": shown}, indent=2)
+    lines = [f"{finding.level.upper():8}{finding.says}" for finding in findings]
+    count = Counter(finding.level for finding in findings)
+    return "\n".join([*lines, "", f"{count['error']} errors, {count['warning']} warnings"])
+
+
+def worst(findings: list[Finding]) -> Level:
+    """The gravest level among the findings."""
+    levels: tuple[Level, ...] = ("error", "warning", "note")
+    return next((level for level in levels if any(f.level == level for f in findings)), "ok")
+
+
+# ---------------------------------------------------------------------------- the checks
+
+
+def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
+    if not edgetpus:
+        try:
+            wanted = discovery.choose(patient.told.devices).asks_for_edgetpu
+        except ReefError as error:
+            yield Finding("devices", "error", str(error))
+            wanted = False
+        yield Finding(
+            "no_device",
+            "error" if wanted else "note",
+            "there is no Edge TPU on PCIe (1ac1:089a) or USB (1a6e:089a, 18d1:9302): check that it "
+            "is plugged in and powered and the slot is enabled, and give it to the virtual machine "
+            "if this is one; without it the CPU serves",
+        )
+    for device in edgetpus:
+        if device.problem:
+            yield Finding("unusable", "error", f"{device.id} {_why_unusable(patient, device)}")
+        else:
+            yield Finding("device", "ok", f"{device.id}: {device.about}")
+        shown = telemetry.read(device, patient.root)
+        for each in telemetry.findings(device, shown):
+            yield Finding(each.check, "error" if each.grave else "warning", each.says)
+        yield from _owner(patient, device, shown)
+        if shown.firmware_loaded is False:
+            yield Finding(
+                "dfu",
+                "note",
+                f"{device.id} waits for its firmware (DFU), which it gets when it is first opened; "
+                "if it still says so while the server runs, try another port and cable",
+            )
+    if patient.page_bytes != PAGE_BYTES and any(device.bus == "pci" for device in edgetpus):
+        yield Finding(
+            "page_size",
+            "error",
+            f"this kernel's memory pages have {patient.page_bytes} bytes, and the card's driver "
+            "needs 4096: on a Raspberry Pi 5 set kernel=kernel8.img in config.txt",
+        )
+
+
+def _why_unusable(patient: Patient, device: Device) -> str:
+    """The problem; where there is no driver, also what has become of it."""
+    if "has no driver" not in device.problem or patient.in_container:
+        return device.problem
+    kernel = patient.root / "lib/modules" / patient.release
+    built = [*kernel.glob("updates/dkms/apex.ko*"), *kernel.glob("**/gasket/apex.ko*")]
+    if built:
+        try:
+            secure = (patient.root / SECURE_BOOT).read_bytes()[-1:] == b"\x01"
+        except OSError:
+            secure = False
+        key = causes.known(["Key was rejected by service"])
+        hint = f"; {key.says}" if secure and key else ""
+        return (
+            f"has a driver for kernel {patient.release} that is not loaded: `modprobe apex`{hint}"
+        )
+    if sysfs.entries(patient.root / "var/lib/dkms/gasket"):
+        return (
+            f"has a driver that is not built for kernel {patient.release}: install "
+            f"linux-headers-{patient.release} and run `dkms autoinstall`; kernels from 6.12 on "
+            "need a patched gasket-dkms"
+        )
+    return device.problem
+
+
+def _owner(patient: Patient, device: Device, shown: telemetry.Telemetry) -> Iterator[Finding]:
+    if shown.owner is None:
+        return
+    ours = sysfs.number(patient.told.run_dir / f"{device.lock}.lock")
+    if ours is not None and sysfs.there(patient.root / f"proc/{ours}"):
+        yield Finding("owner", "ok", f"{device.id} is at work for Reef, process {ours}")
+        return
+    name = sysfs.read(patient.root / f"proc/{shown.owner}/comm")
+    yield Finding(
+        "owner",
+        "error",
+        f"{device.id} belongs to process {shown.owner}{f' ({name})' if name else ' of the host'}: "
+        "one process at a time may have it, so stop that one, or let it ask Reef over HTTP",
+    )
+
+
+def _container(patient: Patient) -> Iterator[Finding]:
+    if not patient.in_container:
+        return
+    status = sysfs.read(patient.root / "proc/self/status").splitlines()
+    effective = next((line.split()[1] for line in status if line.startswith("CapEff:")), "0")
+    if int(effective, 16) & CAP_SYS_ADMIN:
+        yield Finding(
+            "privileged",
+            "warning",
+            "this container is privileged, which switches off the driver's own check that a card "
+            "has one owner: drop `privileged` and give it the devices alone",
+        )
+
+
+def _cpu(patient: Patient) -> Iterator[Finding]:
+    lines = sysfs.read(patient.root / "proc/cpuinfo").splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), None)
+    if flags and (missing := [flag for flag in X86_64_V2 if flag not in flags]):
+        yield Finding("old_cpu", "error", f"{causes.OLD_CPU}; it has no {', '.join(missing)}")
+
+
+def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
+    try:
+        catalogue = models.load(patient.told)
+    except ReefError as error:
+        yield Finding("model", "error", str(error))
+        return
+    default = catalogue.default
+    if edgetpus and "edgetpu" not in default.variants:
+        yield Finding(
+            "model_not_compiled",
+            "error",
+            f"the model {default.name} is not compiled for the Edge TPU, so the CPU runs it: "
+            "`reef models pull ssdlite_mobiledet` fetches the default one, and edgetpu_compiler "
+            "compiles one of your own",
+        )
+    else:
+        kinds = " and ".join(default.variants)
+        yield Finding("model", "ok", f"the model {default.name} runs on {kinds}")
+
+
+def _library(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
+    bad: Level = "error" if edgetpus else "note"  # who has no Edge TPU needs no library
+    command = [sys.executable, "-m", "app.devices.probe", patient.told.libedgetpu]
+    try:
+        ran = subprocess.run(
+            command, env=link.environment(), capture_output=True, text=True, timeout=PROBE_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding("runtime", "error", f"TensorFlow Lite did not load in {PROBE_LIMIT_S} s")
+        return
+    if ran.returncode:
+        words = ran.stderr.splitlines()
+        ended = causes.why_ended("library", ran.returncode, words, on_edgetpu=True)
+        yield Finding(
+            "runtime", "error", f"TensorFlow Lite and libedgetpu can't be loaded: {ended}"
+        )
+        return
+    probed: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    if "error" in probed:
+        known = causes.known([probed["error"]])
+        says = f"{known.says} ({probed['error']})" if known else probed["error"]
+        yield Finding("libedgetpu", bad, says)
+    elif "CL_NUMBER" in probed["libedgetpu"]:  # Google's own builds are labelled so
+        yield Finding(
+            "wrong_library",
+            bad,
+            f"libedgetpu ({probed['libedgetpu']}) seems to be Google's package of 2021, which "
+            "crashes today's TensorFlow Lite: install the rebuild 16.0tf2.19.1-1",
+        )
+    else:
+        yield Finding("libedgetpu", "ok", f"libedgetpu {probed['libedgetpu']}, {probed['runtime']}")
+
+
+def _kernel_log(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
+    count: Counter[str] = Counter()
+    said: dict[str, str] = {}
+    sticks = any(device.bus == "usb" for device in edgetpus)
+    for line in _kernel_lines(patient.root / "dev/kmsg"):
+        for cause in causes.CAUSES:
+            if cause.pattern.search(line):
+                count[cause.key] += 1
+                said[cause.key] = line.strip()[-160:]
+    for cause in causes.CAUSES:
+        often = cause.key in KERNEL_CAUSES_IF_OFTEN and count[cause.key] >= OFTEN
+        if cause.key == "usb_resets" and not sticks:
+            continue
+        if often or (cause.key in KERNEL_CAUSES and count[cause.key]):
+            yield Finding(
+                f"kernel_{cause.key}",
+                "warning",
+                f"the kernel's log: {cause.says} ({said[cause.key]})",
+            )
+
+
+def _kernel_lines(path: Path) -> list[str]:
+    """The kernel's log, where it may be read: /dev/kmsg gives one line a call."""
+    text = b""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        while len(text) < KERNEL_LOG_BYTES and (record := os.read(descriptor, 8192)):
+            text += record
+    except OSError:  # EAGAIN: that was the last line
+        pass
+    finally:
+        os.close(descriptor)
+    return text.decode(errors="replace").splitlines()
+
+
+def _server(patient: Patient) -> Iterator[Finding]:
+    url = patient.told.local_url
+    try:
+        ready, shown = _ask(f"{url}/ready"), _ask(f"{url}/devices")
+        devices = [each for each in shown["devices"] if each["kind"] == "edgetpu"]
+        notes, reason = ready["notes"], ready["reason"]
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        yield Finding("server", "note", f"no Reef answers at {url}")
+        return
+    failing = [each for each in devices if each["state"] not in ("ready", "starting")]
+    for each in failing:
+        yield Finding("server_device", "error", f"the server says: {each['id']} {each['reason']}")
+    if not failing and reason:
+        yield Finding("server", "warning", f"the server says: {reason}")
+    if not failing and not reason:
+        yield Finding("server", "ok", f"Reef is ready at {url}")
+    for note in notes:
+        if note.startswith("this image"):
+            yield Finding("image", "warning", note)
+
+
+def _ask(url: str) -> dict[str, Any]:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=ASK_LIMIT_S) as answer:
+            body = answer.read()
+    except urllib.error.HTTPError as refusal:  # `/ready` explains itself with a 503
+        body = refusal.read()
+    answered: dict[str, Any] = json.loads(body)
+    return answered
