@@ -11,6 +11,7 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from app.errors import ImageCorrupt, ImageTooLarge, NotAnImage
 from app.models import Layout
@@ -103,6 +104,7 @@ def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
         at_least = at_least[::-1]
     if picture.format in JPEGS:
         picture.draft("RGB", at_least)
+        picture.decodermaxblock = len(data)  # in one piece and not in 64 KiB: a tenth less time
     limit = max_pixels * (SCALED_WHILE_DECODED if _has_one_scan(data) else 1)
     if width * height > limit or picture.width * picture.height > max_pixels:
         raise _too_large(width, height, limit)
@@ -165,7 +167,7 @@ def _scale(pixels: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
     return (one | other) - ((one ^ other) >> 1)  # their mean, rounded up
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile:
     try:
         return Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
