@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import resource
+import shlex
 import socket
 import struct
 import sys
@@ -28,7 +29,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 IDLE_S = 5  # a client that sends or takes nothing for so long is cut off
-SPARE_THREADS = 8  # for /health and its kind, beside every admitted request
+SPARE_THREADS = 16  # for /health and its kind, beside every admitted request
 MARGIN_S = 5.0  # what a stop may take beyond the drain and the last request
 BACKLOG = 256
 CONNECTIONS = 4000  # open at a time, nearly all of them idle
@@ -139,7 +140,15 @@ class Application(BaseApplication):  # type: ignore[misc]
         test = self._catalogue.default.selftest
         picture = os.path.relpath(test.path) if test else "PICTURE.jpg"
         url = self._settings.local_url
-        log.info("Ready. Try: curl -F image=@%s %s/predict", picture, url)
+        log.info("Ready. Try: curl %s-F image=@%s %s/predict", self._key_option(), picture, url)
+
+    def _key_option(self) -> str:
+        """What makes the shell bring the key; the key itself is not for the log."""
+        if not self._settings.keys:
+            return ""
+        file = self._settings.api_key_file
+        key = f"$(head -n 1 {shlex.quote(str(file))})" if file else "$REEF_API_KEY"
+        return f'-H "X-API-Key: {key}" '
 
 
 class Master(Arbiter):  # type: ignore[misc]

@@ -174,14 +174,28 @@ reason() {
 }
 
 describe() {
-    local id address
+    local id address option
     id=$(container)
+    option=$(key_option "$id")
     # Published on every address, it is reached on this computer's own.
     address=http://$(docker port "$id" 5000/tcp | sed -n '1s/^0\.0\.0\.0:/127.0.0.1:/; 1p')
-    docker exec --interactive "$id" python3 - <scripts/status.py
+    docker exec --interactive "$id" /opt/reef/venv/bin/python - <scripts/status.py
     printf '\nReef is ready: %s\n\n' "$address"
-    printf '  curl -F image=@models/selftest_person.jpg %s/predict\n' "$address"
+    printf '  curl %s-F image=@models/selftest_person.jpg %s/predict\n' "$option" "$address"
     printf "\n'make logs' shows its log, 'make status' how it is, 'make down' stops it.\n"
+}
+
+# What makes the shell bring the API key, where one is set; the key itself is not printed.
+key_option() {
+    # shellcheck disable=SC2016 # the user's shell is to fill these in
+    if [ -n "${REEF_API_KEY-}" ]; then
+        printf '-H "X-API-Key: %s" ' '$REEF_API_KEY'
+    elif [ -n "$(setting REEF_API_KEY '')" ]; then
+        printf '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' .env)"
+    elif docker exec "$1" /opt/reef/venv/bin/python -c \
+        'import sys; from app import settings; sys.exit(not settings.load().keys)'; then
+        printf '-H "X-API-Key: YOUR_KEY" '
+    fi
 }
 
 fail() {
