@@ -24,7 +24,8 @@ def main() -> None:
 
 def ask(path: str) -> dict[str, list]:  # type: ignore[type-arg]
     """What the server answers."""
-    headers = {"X-API-Key": key for key in settings.load().keys[:1]}
+    keys = settings.load().keys
+    headers = {"X-API-Key": keys[0]} if keys else {}
     request = urllib.request.Request(ADDRESS + path, headers=headers)  # noqa: S310 - http
     with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - http
         return dict(json.loads(answer.read()))

@@ -1,5 +1,6 @@
 """Clients that are slow, broken, greedy or hostile, against a real gunicorn."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -286,3 +287,66 @@ def test_one_connection_serves_many_requests(still_serves: Server) -> None:
         answer = connection.getresponse()
         assert redness(json.loads(answer.read())) == red
     connection.close()
+
+
+def test_clients_that_send_and_never_read_hold_no_thread(server: Server) -> None:
+    """Each has more requests in flight than there is room for their answers."""
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: test\r\n\r\n" * 400
+    sockets = []
+    for _ in range(120):
+        sock = socket.create_connection(("127.0.0.1", server.port), 30)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        sockets.append(sock)
+    began, worst = time.monotonic(), 0.0
+    try:
+        while time.monotonic() - began < 6:
+            for sock in sockets:
+                with contextlib.suppress(OSError):
+                    sock.send(ask)
+            asked = time.monotonic()
+            assert server.get("/health")[0] == 200
+            worst = max(worst, time.monotonic() - asked)
+    finally:
+        for sock in sockets:
+            sock.close()
+    assert worst < 2.5
+    assert server.predict(picture(4))[0] == 200
+
+
+def from_address(server: Server, address: str, image: bytes) -> tuple[int, float]:
+    """Post a picture from an address of this computer; the status, and how long it took."""
+    began = time.monotonic()
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", server.port, timeout=60, source_address=(address, 0)
+    )
+    try:
+        connection.request("POST", "/predict", image, {"Content-Type": "image/bmp"})
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return status, time.monotonic() - began
+
+
+def test_a_client_with_two_hundred_connections_does_not_starve_one_with_a_single_one(
+    server: Server,
+) -> None:
+    image = picture(50, (320, 240))
+    done = threading.Event()
+
+    def flood() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                from_address(server, "127.0.0.2", image)
+
+    greedy = [threading.Thread(target=flood) for _ in range(200)]
+    for thread in greedy:
+        thread.start()
+    try:
+        modest = [from_address(server, "127.0.0.3", image) for _ in range(10)]
+    finally:
+        done.set()
+        for thread in greedy:
+            thread.join()
+    assert {status for status, _ in modest} == {200}
+    assert max(seconds for _, seconds in modest) < 10
