@@ -22,6 +22,7 @@ from app.devices.pool import Pool
 from app.errors import AddressError
 from app.http import create_app
 from app.http_worker import SERVICE, Worker
+from app.logs import Repeats
 from app.models import Catalogue
 from app.service import Service, admitted
 from app.settings import Settings
@@ -176,15 +177,23 @@ class Log(Logger):  # type: ignore[misc]
     def setup(self, cfg: Any) -> None:
         """Hand everything to the root logger; gunicorn's routine messages only at debug."""
         self.cfg = cfg
+        self._repeats = Repeats()
         self._access_log_enabled = False
         self.error_log.propagate = True
         debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
         self.error_log.setLevel(logging.DEBUG if debugging else logging.WARNING)
 
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Once a second of a kind: what clients send must not fill the log."""
+        held = self._repeats.pass_on(msg.partition("=")[0])  # what follows is a client's
+        if held is not None:
+            more = f" (and {held} more like it)" if held else ""
+            self.error_log.warning(f"{msg}{more}", *args, **kwargs)
+
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """A client that stalled is no error of ours."""
         if isinstance(sys.exception(), BlockingIOError | TimeoutError):
-            self.error_log.warning("A client neither sent nor took anything for %d s", IDLE_S)
+            self.warning("A client neither sent nor took anything for %d s", IDLE_S)
         else:
             super().exception(msg, *args, **kwargs)
 
