@@ -95,8 +95,8 @@ def _licence_of(package: Distribution) -> str:
         for line in told.get_all("Classifier") or ()
         if str(line).startswith("License ::")
     ]
-    (first, *_) = [*(told.get_all("License") or ()), ""]
-    first = str(first).strip().partition("\n")[0]
+    said = told.get_all("License") or [""]
+    first = str(said[0]).strip().partition("\n")[0]
     return ", ".join(classified) or first[:80]
 
 

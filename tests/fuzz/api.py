@@ -1,7 +1,7 @@
 """Requests made up from /openapi.json, by schemathesis: `python -m tests.fuzz.api [EXAMPLES]`.
 
-Every check is on but those in EXCLUDED. The pictures that it makes up are no pictures, so `/predict`
-is mostly refused here; what it does with pictures is for tests.fuzz.pictures.
+Every check is on but those in EXCLUDED. What it makes up is no picture, so `/predict` mostly
+refuses here; what it does with pictures is for tests.fuzz.pictures.
 """
 
 import subprocess

@@ -67,7 +67,9 @@ def main(count: int = COUNT, seed: int = SEED) -> int:
                 if number == int(count * SETTLED):
                     settled = process.memory_info().rss
                 if number % REPORT_EVERY == 0:
-                    print(f"{number} of {count}: {dict(statuses)}", file=sys.stderr, flush=True)
+                    held = process.memory_info().rss / 1024**2
+                    line = f"{number} of {count}: {dict(statuses)}, {held:.1f} MiB"
+                    print(line, file=sys.stderr, flush=True)
             growth = process.memory_info().rss - settled
             assert client.get("/ready").status_code == 200
     print(
