@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from app.http import create_app
+from app.server import give_memory_back
 from tests import colour_model
 from tests.corpus import make, mutate
 from tests.support import encode, exif, make_settings, noise, running
@@ -47,6 +48,7 @@ def seeds() -> list[bytes]:
 
 def main(count: int = COUNT, seed: int = SEED) -> int:
     """See above; returns the exit status."""
+    give_memory_back()  # as the server does
     with tempfile.TemporaryDirectory() as folder:
         path = colour_model.write(Path(folder) / "colour.tflite")
         with running(make_settings(model=str(path), run_dir=folder, log_level="error")) as service:
