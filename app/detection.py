@@ -66,17 +66,18 @@ def read(
     are clamped to the picture, and boxes outside it are left out.
     """
     rows = outputs.rows
-    boxes, classes, scores = outputs.boxes[rows], outputs.classes[rows], outputs.scores[rows]
-    sound = np.isfinite(boxes).all(axis=1) & np.isfinite(classes) & (scores >= min_score)
-    kept = np.flatnonzero(sound)
-    kept = kept[np.argsort(-scores[kept], kind="stable")]
-    corners = fit.to_picture(boxes[kept])
+    kept = np.flatnonzero(outputs.scores[rows] >= min_score)
+    kept = kept[np.argsort(-outputs.scores[kept], kind="stable")]
     found: list[Detection] = []
-    for row, (x1, y1, x2, y2) in zip(kept.tolist(), corners.tolist(), strict=True):
-        label = variant.label(int(classes[row]))
+    for row in kept.tolist():
+        box, number = outputs.boxes[row].tolist(), float(outputs.classes[row])
+        if not all(map(math.isfinite, (*box, number))):
+            continue
+        label = variant.label(int(number))
+        x1, y1, x2, y2 = fit.to_picture(*box)
         if (only and label not in only) or x2 <= x1 or y2 <= y1:
             continue
-        found.append(Detection(label, min(float(scores[row]), 1.0), (x1, y1, x2, y2)))
+        found.append(Detection(label, min(float(outputs.scores[row]), 1.0), (x1, y1, x2, y2)))
         if len(found) == max_results:
             break
     return found

@@ -1,7 +1,7 @@
 """Ways from a JPEG's bytes to the model's tensor, which bench.decoders compares.
 
 Each stretches the picture to the square. A decoder's own scaling, where it has one, stops at the
-smallest size that is not below the model's input in width or height.
+smallest size that is not below the model's input in width or height. "Reef" is the server's way.
 """
 
 import io
@@ -13,6 +13,10 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
+
+from app import imaging
+from app.models import Layout
+from app.selftest import MAX_PIXELS
 
 SIDE = 320
 
@@ -43,6 +47,13 @@ def pillow(
         return np.asarray(picture.resize((SIDE, SIDE), resampling, reducing_gap=gap))
 
     return decode
+
+
+def reef(data: bytes) -> Pixels:
+    """The server's own way."""
+    picture = imaging.decode(data, (SIDE, SIDE), MAX_PIXELS)
+    tensor, _ = imaging.fit(picture, Layout(SIDE, SIDE, "stretch"))
+    return np.asarray(tensor[0])
 
 
 def turbo(resize: Resize, *, fast: bool = False) -> Decoder:
@@ -108,6 +119,7 @@ DECODERS: dict[str, Decoder] = {
     "Pillow draft, box or bilinear, gap 1": pillow(
         Resampling.BOX, enlarging=Resampling.BILINEAR, gap=1.0
     ),
+    "Reef": reef,
     "simplejpeg, Pillow bilinear, gap 1": turbo(by_pillow(Resampling.BILINEAR, gap=1.0)),
     "simplejpeg, OpenCV linear": turbo(by_opencv(cv2.INTER_LINEAR)),
     "simplejpeg, OpenCV area": turbo(by_opencv(cv2.INTER_AREA)),

@@ -1,12 +1,14 @@
 """What lies between the server and a device process: shared memory, a socket pair, its stderr.
 
-Tensors travel through shared memory, in two slots, so that the next tensor lies ready when an
-inference ends. Control travels as JSON, one message a packet. The memory is an anonymous file
-(`memfd_create`) and so is gone when both processes are, however they end: nothing can leak.
+Tensors travel through shared memory, which has one slot more than the device runs inferences at a
+time, so that the next tensor lies ready when one ends. Control travels as JSON, one message a
+packet. The memory is an anonymous file (`memfd_create`) and so is gone when both processes are,
+however they end: nothing can leak.
 """
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import selectors
@@ -23,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SLOTS = 2
 MAX_MESSAGE = 64 * 1024
 ALIGNMENT = 64
 STDERR_LINES = 40
@@ -72,6 +73,16 @@ class Setup:
     lock: str
     models: tuple[ModelFile, ...]
 
+    @property
+    def lanes(self) -> int:
+        """How many inferences run at a time: one on each thread, or one on all of them."""
+        return self.threads
+
+    @property
+    def slots(self) -> int:
+        """How many tensors are in shared memory: one lies ready when an inference ends."""
+        return self.lanes + 1
+
     def to_message(self) -> Message:
         """As JSON takes it."""
         return asdict(self)
@@ -89,17 +100,18 @@ class Setup:
 class SharedSlots:
     """The slots in shared memory; each has room for the largest tensor and the largest outputs."""
 
-    def __init__(self, descriptor: int, models: Sequence[ModelFile]) -> None:
-        self._tensor_bytes = _aligned(max(int(np.prod(m.tensor_shape)) for m in models))
+    def __init__(self, descriptor: int, setup: Setup) -> None:
+        models = setup.models
+        self._tensor_bytes = _aligned(max(math.prod(m.tensor_shape) for m in models))
         self._slot_bytes = self._tensor_bytes + _aligned(4 * max(m.output_size for m in models))
-        size = SLOTS * self._slot_bytes
+        size = setup.slots * self._slot_bytes
         if os.fstat(descriptor).st_size < size:
             os.ftruncate(descriptor, size)
         self._memory = mmap.mmap(descriptor, size)
 
     def tensor(self, slot: int, model: ModelFile) -> NDArray[np.uint8]:
         """The slot's tensor for this model; a view, gone after `close`."""
-        count = int(np.prod(model.tensor_shape))
+        count = math.prod(model.tensor_shape)
         offset = slot * self._slot_bytes
         view = np.frombuffer(self._memory, np.uint8, count, offset)
         return view.reshape(model.tensor_shape)
@@ -124,7 +136,7 @@ class Link:
             undo.enter_context(self._control)
             memory = os.memfd_create(f"reef-{setup.device}")
             with theirs, os.fdopen(memory):
-                self.slots = SharedSlots(memory, setup.models)
+                self.slots = SharedSlots(memory, setup)
                 undo.callback(self.slots.close)
                 self.process = subprocess.Popen(
                     [*command, str(theirs.fileno()), str(memory)],

@@ -24,6 +24,25 @@ def describe() -> str:
     return f"{RUNTIME} {version(RUNTIME)}"
 
 
+class Engine:
+    """One model as a device process has it: in an interpreter with all threads, for a picture that
+    comes alone, and, for several at a time, in one per thread. Two inferences with one thread each
+    take a quarter less CPU time than with two each: none waits for its other half.
+
+    Raises ValueError if the file has changed, and what LoadedModel raises.
+    """
+
+    def __init__(self, file: ModelFile, threads: int) -> None:
+        with open(file.path, "rb") as model:
+            if hashlib.file_digest(model, "sha256").hexdigest() != file.sha256:
+                raise ValueError(f"{file.path} has changed since Reef started; restart Reef")
+        self.file = file
+        self.on_all_threads = LoadedModel(file, threads)
+        self.on_one_thread = [self.on_all_threads]
+        if threads > 1:
+            self.on_one_thread = [LoadedModel(file, 1) for _ in range(threads)]
+
+
 class LoadedModel:
     """One model in one interpreter.
 
@@ -32,9 +51,6 @@ class LoadedModel:
     """
 
     def __init__(self, model: ModelFile, threads: int) -> None:
-        with open(model.path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != model.sha256:
-                raise ValueError(f"{model.path} has changed since Reef started; restart Reef")
         self._interpreter: Any = Interpreter(model.path, num_threads=threads)
         self._interpreter.allocate_tensors()
         if model.regular_nms:

@@ -5,10 +5,11 @@ import logging
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,7 +21,7 @@ from app.devices import link
 from app.devices.discovery import Device
 from app.devices.job import Inference, Job
 from app.devices.limits import START_LIMIT_S, Backoff, Timings
-from app.devices.link import SLOTS, Link, LinkClosed, Message, ModelFile, Setup
+from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
 from app.errors import NoDevice
 from app.models import Kind, Model, Variant
 from app.selftest import SelfTest, SelfTestError
@@ -112,6 +113,8 @@ class _Run:
     slot: int
     served: Served
     job: Job | None
+    began: float | None = None
+    """When the device turned to it; None while it waits for one before it to end."""
 
 
 def start_link(setup: Setup) -> Link:
@@ -122,7 +125,7 @@ def start_link(setup: Setup) -> Link:
 class Supervisor:
     """Drives one device from a thread of its own.
 
-    The pool's lock guards `_free`, `_runs`, `_began`, `_state` and what `status` shows.
+    The pool's lock guards `_free`, `_runs`, `_state` and what `status` shows.
     """
 
     def __init__(
@@ -153,8 +156,7 @@ class Supervisor:
         self._timings = {name: Timings(device.kind) for name in models}
         self._link: Link | None = None
         self._free: list[int] = []
-        self._runs: deque[_Run] = deque()
-        self._began = 0.0  # when the device turned to the first of `_runs`
+        self._runs: dict[int, _Run] = {}  # by slot, in the order of their sending
         self._state: State = "starting"
         self._reason = STARTING
         self._down: DeviceDown | None = None  # why it is not ready, until it is again
@@ -236,9 +238,10 @@ class Supervisor:
         with self._owner.lock:
             self._free.clear()
             self._state, self._reason = "stopped", "was stopped"
-            while self._runs:
-                if job := self._runs.popleft().job:
-                    job.fail(NoDevice("Reef is being stopped"))
+            for run in self._runs.values():
+                if run.job:
+                    run.job.fail(NoDevice("Reef is being stopped"))
+            self._runs.clear()
         if self._link:
             self._discard(self._link, EXIT_GRACE_S)
 
@@ -258,7 +261,7 @@ class Supervisor:
             self._state, self._reason, self._down = "ready", "", None
             self._ready_at = self._answered = now
             self._failed_in_a_row = 0
-            self._free = list(range(SLOTS))
+            self._free = list(range(self._setup.slots))
         log.info("%s: ready: %s on %s", self.device.id, ", ".join(self._models), self._runtime)
         self._owner.became_ready()
 
@@ -318,9 +321,10 @@ class Supervisor:
                     self._test_if_idle()
 
     def _settle(self, running: Link, message: Message) -> None:
-        run = self._runs.popleft()
+        run = self._runs.pop(message["slot"])
         self._free.append(run.slot)
-        self._began = self._answered = time.monotonic()
+        self._answered = time.monotonic()
+        self._turn_to_next()
         self._counts["inferences"] += 1
         if message["event"] == "done":
             self._failed_in_a_row = 0
@@ -347,11 +351,11 @@ class Supervisor:
             raise DeviceDown("invoke", f"failed {FAILURES_IN_A_ROW} times: {message['reason']}")
 
     def _check_limit(self) -> None:
-        if not self._runs:
-            return
-        limit_s = self._timings[self._runs[0].served.variant.name].hang_limit_s
-        if time.monotonic() - self._began > limit_s:
-            raise DeviceDown("hang", f"hung in an inference for more than {limit_s:.1f} s")
+        now = time.monotonic()
+        for run in self._runs.values():
+            limit_s = self._timings[run.served.variant.name].hang_limit_s
+            if run.began and now - run.began > limit_s:
+                raise DeviceDown("hang", f"hung in an inference for more than {limit_s:.1f} s")
 
     def _test_if_idle(self) -> None:
         if self._free and not self._runs and self._answered + self._idle_test_s < time.monotonic():
@@ -367,9 +371,10 @@ class Supervisor:
             self._failures[down.kind] += 1
             self._counts["restarts"] += 1
             self._free.clear()
-            jobs = [run.job for run in self._runs if run.job]
-            if self._runs and self._runs[0].job:  # only the first can be to blame
-                self._runs[0].job.failures += 1
+            jobs = [run.job for run in self._runs.values() if run.job]
+            for run in self._runs.values():
+                if run.job and run.began:  # what only lay ready is not to blame
+                    run.job.failures += 1
             self._runs.clear()
             self._owner.take_back(jobs)
         if self._link:
@@ -402,10 +407,15 @@ class Supervisor:
         assert self._link  # noqa: S101 - for the type checker
         slot = self._free.pop()
         self._link.slots.tensor(slot, served.file)[...] = tensor
-        if not self._runs:
-            self._began = time.monotonic()
-        self._runs.append(_Run(slot, served, job))
+        self._runs[slot] = _Run(slot, served, job)
+        self._turn_to_next()
         self._invoke(self._link, slot, served)
+
+    def _turn_to_next(self) -> None:
+        """The device takes what was sent in its order, so many at a time."""
+        now = time.monotonic()
+        for run in islice(self._runs.values(), self._setup.lanes):
+            run.began = run.began or now
 
     def _invoke(self, running: Link, slot: int, served: Served) -> None:
         with contextlib.suppress(LinkClosed):  # `_receive` meets it too, and knows what to do

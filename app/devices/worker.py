@@ -8,6 +8,7 @@ It tells its parent: `waiting` (another process has the device), `loading`, `rea
 socket or dies.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -16,11 +17,16 @@ import signal
 import socket
 import stat
 import sys
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from app.devices.link import MAX_MESSAGE, Message, Setup, SharedSlots
+from app.devices.link import MAX_MESSAGE, Message, ModelFile, Setup, SharedSlots
+
+if TYPE_CHECKING:  # importing it takes long, so it waits for the device's lock
+    from app.devices.runtime import Engine, LoadedModel
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LOCK_POLL_S = 0.2
@@ -64,31 +70,72 @@ def _serve(control: Control, setup: Setup, memory: int) -> int:
     except OSError as error:
         control.send("fatal", reason=f"can't lock the device ({error}); set REEF_RUN_DIR")
         return 1
-    slots = SharedSlots(memory, setup.models)
+    slots = SharedSlots(memory, setup)
     os.close(memory)
     control.send("loading")
     try:
         from app.devices import runtime  # after the lock: importing it is part of loading
 
-        models = {
-            model.name: (model, runtime.LoadedModel(model, setup.threads)) for model in setup.models
-        }
+        models = {model.name: runtime.Engine(model, setup.threads) for model in setup.models}
     except (ImportError, KeyError, OSError, RuntimeError, ValueError) as error:
         control.send("fatal", reason=f"can't load the model: {error}")
         return 1
     control.send("ready", runtime=runtime.describe())
-    while request := control.receive():
-        slot = request["slot"]
-        model, loaded = models[request["model"]]
-        began = time.perf_counter()
-        try:
-            loaded.invoke(slots.tensor(slot, model), slots.outputs(slot, model))
-        except (RuntimeError, ValueError) as error:
-            control.send("failed", slot=slot, reason=str(error))
-        else:
-            control.send("done", slot=slot, seconds=time.perf_counter() - began)
+    _Lanes(control, slots, models, setup.lanes).run()
     lock.close()
     return 0
+
+
+class _Lanes:
+    """Threads that infer beside each other. A free one takes the next request off the socket
+    itself: nobody has to be woken to hand it on."""
+
+    def __init__(
+        self, control: Control, slots: SharedSlots, models: Mapping[str, "Engine"], count: int
+    ) -> None:
+        self._control = control
+        self._slots = slots
+        self._models = models
+        self._count = count
+        self._receiving = threading.Lock()
+        self._lock = threading.Lock()
+        self._busy = 0
+
+    def run(self) -> None:
+        """Serve until the parent closes the socket."""
+        others = [threading.Thread(target=self._run, args=(n,)) for n in range(1, self._count)]
+        for thread in others:
+            thread.start()
+        self._run(0)
+        for thread in others:
+            thread.join()
+
+    def _run(self, lane: int) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
+            while request := self._receive():
+                with self._lock:
+                    self._busy += 1
+                    alone = self._busy == 1
+                engine = self._models[request["model"]]
+                loaded = engine.on_all_threads if alone else engine.on_one_thread[lane]
+                event, fields = self._infer(loaded, engine.file, request["slot"])
+                with self._lock:  # before the parent hears of it: the next one is alone then
+                    self._busy -= 1
+                self._control.send(event, slot=request["slot"], **fields)
+
+    def _receive(self) -> Message | None:
+        with self._receiving:
+            return self._control.receive()
+
+    def _infer(
+        self, loaded: "LoadedModel", model: ModelFile, slot: int
+    ) -> tuple[str, dict[str, object]]:
+        began = time.perf_counter()
+        try:
+            loaded.invoke(self._slots.tensor(slot, model), self._slots.outputs(slot, model))
+        except (RuntimeError, ValueError) as error:
+            return "failed", {"reason": str(error)}
+        return "done", {"seconds": time.perf_counter() - began}
 
 
 def _lock(path: Path, control: Control) -> TextIO:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests import colour_model
 
 LAYOUT = Layout(32, 32, "stretch")
 CPU = Device("cpu", "cpu", "a test's CPU", "cpu-test")
+TWO_CORES = replace(CPU, threads=2)
 
 
 def wait_for(condition: Callable[[], bool], within_s: float = 20.0) -> None:
@@ -35,7 +37,9 @@ def wait_for(condition: Callable[[], bool], within_s: float = 20.0) -> None:
 class Bench:
     """A pool with one CPU device, the pictures to try it with, and the faults to give it."""
 
-    def __init__(self, catalogue: Catalogue, folder: Path, **options: object) -> None:
+    def __init__(
+        self, catalogue: Catalogue, folder: Path, device: Device = CPU, **options: object
+    ) -> None:
         self.catalogue = catalogue
         self.fault = folder / "fault"
         self.behave("")
@@ -45,7 +49,7 @@ class Bench:
             "run_dir": folder,
             "start_process": self._start,
         }
-        self.pool = Pool([CPU], catalogue, **defaults | options)  # type: ignore[arg-type]
+        self.pool = Pool([device], catalogue, **defaults | options)  # type: ignore[arg-type]
 
     def _start(self, setup: Setup) -> Link:
         command = [sys.executable, "-m", "tests.devices.faulty_worker"]
@@ -113,8 +117,8 @@ def make_bench(catalogue: Catalogue, tmp_path: Path) -> Iterator[Callable[..., B
     """Makes benches, and ends their device processes after the test."""
     made: list[Bench] = []
 
-    def make(serving: Catalogue = catalogue, **options: object) -> Bench:
-        made.append(Bench(serving, tmp_path, **options))
+    def make(serving: Catalogue = catalogue, device: Device = CPU, **options: object) -> Bench:
+        made.append(Bench(serving, tmp_path, device, **options))
         return made[-1]
 
     yield make

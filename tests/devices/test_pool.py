@@ -13,7 +13,7 @@ import pytest
 from app import models, settings
 from app.errors import Busy, DeadlineExceeded, DeviceFailed, NoDevice, RequestError
 from tests import colour_model
-from tests.devices.conftest import Bench, wait_for
+from tests.devices.conftest import TWO_CORES, Bench, wait_for
 
 MakeBench = Callable[..., Bench]
 
@@ -40,6 +40,46 @@ def test_two_pictures_lie_in_slots_and_the_others_wait(bench: Bench) -> None:
         waiting = occupy(bench, clients, 5)
         assert (bench.status.in_flight, bench.pool.queue_depth) == (2, 3)
         assert [each.result() for each in waiting] == [0, 1, 2, 3, 4]
+
+
+def test_two_cores_infer_two_pictures_at_a_time_while_a_third_lies_ready(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(device=TWO_CORES).start()
+    old = bench.pid
+    bench.behave("hang once")
+    with ThreadPoolExecutor(6) as clients:
+        hung = occupy(bench, clients, 1)
+        wait_for(lambda: not bench.fault.read_text())
+        # The other core answers, again and again, and each of them its own picture.
+        assert [bench.infer(red) for red in (10, 20, 30)] == [10, 20, 30]
+        assert not hung[0].done() or bench.pid != old
+        bench.behave("0.2")
+        occupied = [*hung, *(clients.submit(bench.infer, red) for red in (1, 2, 3, 4))]
+        wait_for(lambda: (bench.status.in_flight, bench.pool.queue_depth) == (3, 2))
+        assert [each.result() for each in occupied] == [0, 1, 2, 3, 4]
+    assert dict(bench.status.failures) == {"hang": 1}
+
+
+def test_what_two_cores_were_at_when_the_process_died_is_answered_by_the_next(
+    make_bench: MakeBench,
+) -> None:
+    bench = make_bench(device=TWO_CORES).start()
+    bench.behave("0.5")
+    with ThreadPoolExecutor(8) as clients:
+        waiting = occupy(bench, clients, 8)
+        bench.behave("")
+        old = bench.kill(signal.SIGKILL)
+        assert [each.result() for each in waiting] == list(range(8))
+    assert dict(bench.status.failures) == {"died": 1}
+    assert not psutil.pid_exists(old)
+
+
+def test_two_cores_give_every_client_the_answer_for_its_own_picture(make_bench: MakeBench) -> None:
+    bench = make_bench(device=TWO_CORES).start()
+    reds = [step % 256 for step in range(500)]
+    with ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(bench.infer, reds)) == reds
 
 
 def test_a_full_queue_refuses_at_once(make_bench: MakeBench) -> None:
@@ -96,6 +136,7 @@ def test_the_job_in_flight_is_answered_by_the_next_process(
     bench.behave("0.2 once")
     with ThreadPoolExecutor(4) as clients:
         slow = occupy(bench, clients, 1)
+        wait_for(lambda: not bench.fault.read_text())  # it has begun
         bench.behave(f"{fault} once")
         waiting = [clients.submit(bench.infer, red) for red in (10, 20, 30)]
         assert [each.result() for each in (*slow, *waiting)] == [0, 10, 20, 30]
