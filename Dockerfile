@@ -2,7 +2,8 @@
 #
 #   docker build --tag reef:local .
 #
-# BASE and BUILD_BASE name other bases: scripts/base-image.sh makes them where no registry answers.
+# BASE and BUILD_BASE name other bases: debian:trixie-slim@sha256:… holds one to its digest, as
+# releases do, and scripts/base-image.sh makes them where no registry answers.
 ARG BASE=debian:trixie-slim
 ARG BUILD_BASE=${BASE}
 
@@ -95,7 +96,7 @@ HEALTHCHECK --interval=4s --timeout=10s --start-period=60s --retries=3 CMD ["ree
 COPY --from=wheels /opt/reef /opt/reef
 COPY --from=edgetpu /edgetpu /opt/reef
 COPY LICENSE /opt/reef/
-COPY scripts/try.py /opt/reef/scripts/
+COPY scripts/try.py scripts/sbom.py /opt/reef/scripts/
 COPY models /opt/reef/models
 COPY app /opt/reef/app
 
@@ -106,17 +107,24 @@ RUN set -eux; \
     printf '#!/bin/sh\nexec /opt/reef/venv/bin/python -m app "$@"\n' >/usr/local/bin/reef; \
     chmod 755 /usr/local/bin/reef
 
+ARG VERSION=0.1.0
+
+# What is in here, and under which licences: /opt/reef/sbom.cdx.json and /opt/reef/licenses.
+RUN /opt/reef/venv/bin/python /opt/reef/scripts/sbom.py --version "${VERSION}" --into /opt/reef \
+      --venv /opt/reef/venv --manifest /opt/reef/models/manifest.yaml --record /opt/reef/image.json
+
 USER 10001:10001
 
-ARG VERSION=0.1.0
 ARG REVISION=
 ARG CREATED=
+ARG BASE
 LABEL org.opencontainers.image.title="Reef" \
       org.opencontainers.image.description="An object-detection server for Google's Coral Edge TPU" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE}" \
       reef.edgetpu="see /opt/reef/image.json"
 
 # An image that can't find a person in a picture is no image.

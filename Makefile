@@ -1,7 +1,8 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status image run test check format lock accuracy measure clean
+.PHONY: help up down logs status image sbom run test check format lock audit fuzz soak recover \
+  accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
@@ -36,17 +37,36 @@ check: $(VENV)/dev ## Check format, lint, types, shell scripts and workflows.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck .ci/run scripts/*.sh
+	$(BIN)/hadolint --config .hadolint.yaml Dockerfile
 	$(BIN)/zizmor --offline --quiet .github
+	! command -v actionlint >/dev/null || actionlint
 
 format: $(VENV)/dev ## Format the code and mend what the linter can mend.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/dev ## Lock requirements/*.in with hashes. UPGRADE=--upgrade takes the newest
-	for name in run dev; do \
+	for name in $(basename $(notdir $(wildcard requirements/*.in))); do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in; \
 	done
+
+audit: .venv-audit/ready ## Ask for known vulnerabilities in the locked packages; needs that service.
+	.venv-audit/bin/pip-audit --require-hashes --disable-pip --requirement requirements/run.txt
+
+fuzz: .venv-fuzz/ready ## Hostile input. WHAT=pictures, requests, api or decoder; the first three unless given
+	for what in $(or $(WHAT),pictures requests api); do \
+	  .venv-fuzz/bin/python -m tests.fuzz.$$what || exit 1; \
+	done
+
+soak: $(VENV)/dev ## Good, bad, slow and aborting clients, and devices that are killed. MINUTES=30
+	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),30)
+
+recover: $(VENV)/dev ## How soon service returns after each kind of fault. TIMES=50
+	$(BIN)/python -m bench.recover --times $(or $(TIMES),50)
+
+sbom: ## What is in the image: build/sbom.cdx.json, and its licences: build/licenses/
+	scripts/appliance.sh sbom
 
 accuracy: $(VENV)/dev ## Mean average precision through a running server. DATA=folder PORT=5000
 	test -n "$(DATA)" || { echo 'make accuracy DATA=folder: which has instances.json and images/' >&2; exit 2; }
@@ -56,7 +76,7 @@ measure: $(VENV)/dev ## Speed and memory, against their targets. WHAT=container 
 	$(BIN)/python -m bench.measure $(or $(WHAT),all)
 
 clean: ## Remove what the other targets made.
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment with the locked dependencies; made again when the lock changes.
@@ -65,6 +85,12 @@ $(VENV)/bin/python:
 	  { echo 'Reef needs Python 3.11 or newer; name one: make run PYTHON=python3.12' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo 'On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+
+# Tools that have an environment of their own, so that they can't change what is tested.
+.venv-%/ready: requirements/%.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
 
 $(VENV)/run $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
 	echo 'Installing requirements/$*.txt into $(VENV) ...'

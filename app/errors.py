@@ -10,6 +10,7 @@ ReefError
     ├── ImageMissing        400   image_missing
     ├── ImageAmbiguous      400   image_ambiguous
     ├── UploadBroken        400   upload_broken
+    ├── Unauthorized        401   unauthorized
     ├── NotFound            404   not_found
     ├── UnknownModel        404   unknown_model
     ├── MethodNotAllowed    405   method_not_allowed
@@ -19,6 +20,7 @@ ReefError
     ├── UnsupportedType     415   unsupported_type
     ├── NotAnImage          415   not_an_image
     ├── ImageCorrupt        422   image_corrupt
+    ├── TooManyRequests     429   too_many_requests
     ├── Bug                 500   internal_error
     ├── Busy                503   busy
     ├── NoDevice            503   no_device
@@ -91,6 +93,14 @@ class UploadBroken(RequestError):
     code = "upload_broken"
 
 
+class Unauthorized(RequestError):
+    """The request has no API key, or a wrong one."""
+
+    status = 401
+    code = "unauthorized"
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer realm="reef"'}
+
+
 class NotFound(RequestError):
     """No such route."""
 
@@ -156,6 +166,17 @@ class ImageCorrupt(RequestError):
 
     status = 422
     code = "image_corrupt"
+
+
+class TooManyRequests(RequestError):
+    """This client sends more than its share."""
+
+    status = 429
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
 
 
 class Bug(RequestError):

@@ -9,6 +9,7 @@ its deadline is cut off, and connections are closed softly in the main loop, not
 import contextlib
 import ctypes
 import logging
+import select
 import selectors
 import signal
 import socket
@@ -20,11 +21,13 @@ from typing import Any
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from app.fair import Lanes
 from app.service import Service
 
 log = logging.getLogger(__name__)
 
 SERVICE = "reef.service"
+THREADS_FOR_OTHERS = 8  # of all threads, those that no single client can have
 HEADER_END = b"\r\n\r\n"
 RECEIVE_BYTES = 64 * 1024  # most pictures of 640x480 arrive in one piece with their header
 MAX_HEADER_BYTES = 64 * 1024  # beyond this the parser refuses, with the right status
@@ -54,6 +57,13 @@ def refuse_newcomers(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, told)
 
 
+def _takes_an_answer(conn: TConn) -> bool:
+    """Whether there is room to answer; a client that sends and never reads must hold no thread."""
+    poll = select.poll()
+    poll.register(conn.sock, select.POLLOUT)
+    return bool(poll.poll(0))
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
     """See above."""
 
@@ -61,6 +71,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._arriving: dict[TConn, float] = {}  # when each request must have arrived
         self._closing: dict[TConn, float] = {}  # when each must be closed at the latest
+        self._lanes = Lanes(self.cfg.threads - THREADS_FOR_OTHERS)
 
     @property
     def service(self) -> Service:
@@ -120,18 +131,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             arrived = now < deadline and self._header_arrived(conn)
         except OSError:
             arrived = True  # a thread will meet the same error, and close
-        if arrived:
-            super().enqueue_req(conn)
+        if arrived and not _takes_an_answer(conn):
+            self._wait(conn, selectors.EVENT_WRITE)
+        elif arrived:
+            if self._lanes.enter(conn.client[0], conn):
+                super().enqueue_req(conn)
         elif now >= deadline:
             self._close(conn)
         else:
-            conn.set_timeout()
-            self.pending_conns.append(conn)
-            self.poller.register(
-                conn.sock,
-                selectors.EVENT_READ,
-                lambda sock: self.on_pending_socket_readable(conn, sock),
-            )
+            self._wait(conn, selectors.EVENT_READ)
+
+    def _wait(self, conn: TConn, event: int) -> None:
+        """Look at a connection again when it can be read, or written; close it if it never can."""
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(
+            conn.sock, event, lambda sock: self.on_pending_socket_readable(conn, sock)
+        )
 
     def handle(self, conn: TConn) -> object:
         """Handle one request, in a thread; from here on its body must arrive."""
@@ -180,6 +196,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: TConn, answered: Future[bool]) -> None:
         """Called in the main loop when a thread is done with a request."""
         self._arriving.pop(conn, None)
+        if (following := self._lanes.leave(conn.client[0])) is not None:
+            super().enqueue_req(following)
         if not answered.cancelled() and not answered.exception() and answered.result() is False:
             self._close_softly(conn)
         else:

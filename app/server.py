@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import resource
+import shlex
 import socket
 import struct
 import sys
@@ -24,6 +25,7 @@ from app.devices.watch import Watch
 from app.errors import AddressError
 from app.http import create_app
 from app.http_worker import SERVICE, Worker
+from app.logs import Repeats
 from app.models import Catalogue
 from app.service import Service, admitted
 from app.settings import Settings
@@ -31,7 +33,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 IDLE_S = 5  # a client that sends or takes nothing for so long is cut off
-SPARE_THREADS = 8  # for /health and its kind, beside every admitted request
+SPARE_THREADS = 16  # for /health and its kind, beside every admitted request
 MARGIN_S = 5.0  # what a stop may take beyond the drain and the last request
 BACKLOG = 256
 CONNECTIONS = 4000  # open at a time, nearly all of them idle
@@ -169,7 +171,15 @@ class Application(BaseApplication):  # type: ignore[misc]
         test = self._catalogue.default.selftest
         picture = os.path.relpath(test.path) if test else "PICTURE.jpg"
         url = self._settings.local_url
-        log.info("Ready. Try: curl -F image=@%s %s/predict", picture, url)
+        log.info("Ready. Try: curl %s-F image=@%s %s/predict", self._key_option(), picture, url)
+
+    def _key_option(self) -> str:
+        """What makes the shell bring the key; the key itself is not for the log."""
+        if not self._settings.keys:
+            return ""
+        file = self._settings.api_key_file
+        key = f"$(head -n 1 {shlex.quote(str(file))})" if file else "$REEF_API_KEY"
+        return f'-H "X-API-Key: {key}" '
 
 
 class Master(Arbiter):  # type: ignore[misc]
@@ -197,15 +207,23 @@ class Log(Logger):  # type: ignore[misc]
     def setup(self, cfg: Any) -> None:
         """Hand everything to the root logger; gunicorn's routine messages only at debug."""
         self.cfg = cfg
+        self._repeats = Repeats()
         self._access_log_enabled = False
         self.error_log.propagate = True
         debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
         self.error_log.setLevel(logging.DEBUG if debugging else logging.WARNING)
 
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        """Once a second of a kind: what clients send must not fill the log."""
+        held = self._repeats.pass_on(msg.partition("=")[0])  # what follows is a client's
+        if held is not None:
+            more = f" (and {held} more like it)" if held else ""
+            self.error_log.warning(f"{msg}{more}", *args, **kwargs)
+
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """A client that stalled is no error of ours."""
         if isinstance(sys.exception(), BlockingIOError | TimeoutError):
-            self.error_log.warning("A client neither sent nor took anything for %d s", IDLE_S)
+            self.warning("A client neither sent nor took anything for %d s", IDLE_S)
         else:
             super().exception(msg, *args, **kwargs)
 

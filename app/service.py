@@ -1,6 +1,5 @@
 """The straight line between an upload and its answer, for every dialect alike."""
 
-import threading
 import time
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -10,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import detection, imaging
+from app.access import Admission, Rate
 from app.detection import Detection
 from app.devices.discovery import available_cores
 from app.devices.pool import Pool
-from app.errors import Busy, DeadlineExceeded
+from app.errors import DeadlineExceeded
+from app.fair import FairSlots
 from app.imaging import Fit
 from app.models import Catalogue, Layout, Model
 from app.settings import Settings
@@ -25,12 +26,13 @@ UPLOADING = 8
 
 @dataclass(frozen=True)
 class Query:
-    """What a client asks for beside its picture."""
+    """What a client asks for beside its picture; `client` tells it from others."""
 
     model: Model
     min_score: float
     max_results: int
     only: Set[str]
+    client: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,23 @@ class Service:
         """What is well but not all that it could be, in whole sentences."""
         self.draining = False
         # Memory is bounded by how many requests hold a body and how many of them a bitmap.
-        self._admission = threading.Semaphore(admitted(settings))
-        self._bitmaps = threading.Semaphore(decode_slots())
+        self._admission = Admission(admitted(settings), settings.client_requests)
+        self._rate = Rate(settings.client_rate)
+        self._bitmaps = FairSlots(decode_slots())
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Let a request in before its body is read; raises Busy when too many are in."""
-        if not self._admission.acquire(blocking=False):
-            raise Busy("too many requests at once; try again in a second")
+    def admit(self, client: str = "") -> Iterator[None]:
+        """Let a request in before its body is read.
+
+        Raises TooManyRequests when this client sends more than its share, Busy when too many
+        requests are in.
+        """
+        self._admission.enter(client)
         try:
+            self._rate.take(client)
             yield
         finally:
-            self._admission.release()
+            self._admission.leave(client)
 
     def detect(self, data: bytes, query: Query, stages: Stages, deadline: float) -> Answer:
         """Find objects in the picture in `data`.
@@ -78,11 +85,11 @@ class Service:
         raise.
         """
         model = query.model
-        with self._bitmap(stages, deadline), stages.measure("decode"):
+        with self._bitmap(query.client, stages, deadline), stages.measure("decode"):
             fitted = self._fit(data, model)
         with stages.measure("queue"):
             tensors = {layout: tensor for layout, (tensor, _) in fitted.items()}
-            inference = self.pool.infer(model, tensors, deadline)
+            inference = self.pool.infer(model, tensors, deadline, query.client)
         stages.move(inference.seconds, "queue", "inference")
         tensor_fit = fitted[inference.variant.layout][1]
         with stages.measure("post"):
@@ -113,10 +120,10 @@ class Service:
         return {layout: imaging.fit(picture, layout) for layout in model.layouts}
 
     @contextmanager
-    def _bitmap(self, stages: Stages, deadline: float) -> Iterator[None]:
+    def _bitmap(self, client: str, stages: Stages, deadline: float) -> Iterator[None]:
         with stages.measure("queue"):
-            admitted = self._bitmaps.acquire(timeout=max(0.0, deadline - time.monotonic()))
-        if not admitted:
+            mine = self._bitmaps.acquire(client, max(0.0, deadline - time.monotonic()))
+        if not mine:
             raise DeadlineExceeded("no core was free to decode the picture in time")
         try:
             yield

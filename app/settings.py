@@ -6,6 +6,7 @@ messages about wrong values are made from what stands here.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import gettempdir
@@ -13,10 +14,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
+    SecretStr,
+    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -28,6 +33,9 @@ from app.errors import SettingsError
 PREFIX = "REEF_"
 CONFIG_VARIABLE = "REEF_CONFIG"
 DEFAULT_CONFIG = "reef.yaml"
+KEY_FILE = "api_key_file"
+MAX_KEY_FILE_BYTES = 64 * 1024
+KEYS = re.compile(r"[\x21-\x7e]{16,256}(\n[\x21-\x7e]{16,256})*")  # one a line
 EMBEDDED_MODELS = Path(__file__).parent.parent / "models"
 
 
@@ -41,9 +49,17 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _long_enough(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() and not KEYS.fullmatch(value.get_secret_value()):
+        raise ValueError("no key that is hard to guess and easy to send")
+    return value
+
+
 Lower = BeforeValidator(_lower)
 Switch = Annotated[Literal["on", "off"], Lower]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s,]+)$")]
+Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 SWITCHES = {"cpu_fallback"}
@@ -134,6 +150,46 @@ class Settings(BaseModel):
         json_schema_extra={"unit": "MP"},
     )
 
+    api_key: Key = Field(
+        SecretStr(""),
+        description="Key that a request must bring; none: everybody who reaches the port may ask.",
+        json_schema_extra={"takes": "a text of 16 to 256 visible ASCII characters", "secret": True},
+    )
+    api_key_file: Path | None = Field(
+        None,
+        description="File with such keys instead, one a line; any of them opens.",
+    )
+    open_routes: Annotated[
+        tuple[Literal["devices", "metrics", "models"], ...], BeforeValidator(_split)
+    ] = Field(
+        (),
+        description="Routes that need no key, beside `/health`, `/ready` and `/openapi.json`.",
+        json_schema_extra={"takes": "any of devices, metrics, models, with commas between"},
+    )
+    client_requests: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Pictures of one client that may be here at once; 0: as many as have room.",
+    )
+    client_rate: float = Field(
+        0.0,
+        ge=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="Pictures that one client may send in a second, on average; 0: no limit.",
+    )
+    proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Proxies whose `X-Forwarded-For` names the client for the two limits above.",
+        json_schema_extra={"takes": "addresses or networks, with commas between"},
+    )
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_split)] = Field(
+        (),
+        description="Web pages that a browser lets ask Reef; `*`: any.",
+        json_schema_extra={"takes": "origins like https://home.example, with commas between"},
+    )
+
     drain_s: float = Field(
         2.0,
         ge=0,
@@ -176,6 +232,11 @@ class Settings(BaseModel):
         return value
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys, wherever they came from; none where everybody may ask."""
+        return tuple(self.api_key.get_secret_value().split())
+
+    @property
     def local_url(self) -> str:
         """Where this host reaches the server: `http://127.0.0.1:5000`."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
@@ -206,9 +267,10 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     told = {name: environ[variable(name)] for name in Settings.model_fields
             if environ.get(variable(name))}  # fmt: skip
     try:
-        return Settings.model_validate(_from_file(config, environ) | told)
+        settings = Settings.model_validate(_from_file(config, environ) | told)
     except ValidationError as error:
         raise SettingsError(_explain(error, told, config)) from error
+    return _with_keys(settings) if settings.api_key_file else settings
 
 
 def variable(name: str) -> str:
@@ -219,6 +281,8 @@ def variable(name: str) -> str:
 def takes(field: FieldInfo) -> str:
     """What a setting takes, in words: `a whole number from 1 to 65535`."""
     kind: Any = field.annotation
+    if in_words := _extra(field, "takes"):
+        return in_words
     if get_origin(kind) is Literal:
         return _either(get_args(kind))
     if kind in (int, float):
@@ -234,8 +298,35 @@ def takes(field: FieldInfo) -> str:
 
 def unit_of(field: FieldInfo) -> str:
     """The unit of a setting, or an empty text."""
+    return _extra(field, "unit")
+
+
+def _extra(field: FieldInfo, name: str) -> str:
     extra = field.json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
+
+
+def _with_keys(settings: Settings) -> Settings:
+    """The settings, with the keys that the file has."""
+    name, path = variable(KEY_FILE), settings.api_key_file
+    assert path  # noqa: S101 - for the type checker
+    if settings.keys:
+        raise SettingsError(f"{name}: there is a key in {variable('api_key')} too; set one of them")
+    try:
+        with path.open(encoding="ascii") as file:
+            lines = file.read(MAX_KEY_FILE_BYTES).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        raise SettingsError(f"{name}: '{path}' can't be read: {why}") from error
+    keys = [line.strip() for line in lines if line.strip()]
+    try:
+        told = Settings.model_validate({"api_key": "\n".join(keys)})
+    except ValidationError:
+        keys = []
+    if not keys:
+        kind = takes(Settings.model_fields["api_key"])
+        raise SettingsError(f"{name}: '{path}' must hold a key a line, each {kind}")
+    return settings.model_copy(update={"api_key": told.api_key})
 
 
 def _from_file(config: Path, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -259,6 +350,8 @@ def _explain(error: ValidationError, told: Mapping[str, str], config: Path) -> s
     if field is None:
         return f"{config}: no such setting '{name}'{_meant(name, set(Settings.model_fields))}"
     where = variable(name) if name in told else f"{config}: {name}"
+    if _extra(field, "secret"):
+        return f"{where}: takes {takes(field)}; what it has is something else"
     return f"{where}: takes {takes(field)}, not {str(problem['input'])[:80]!r}"
 
 

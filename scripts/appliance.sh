@@ -11,10 +11,11 @@ LOG_LINES=20
 
 usage() {
     cat <<END
-Usage: scripts/appliance.sh image | up | down | logs | status
+Usage: scripts/appliance.sh image | sbom | up | down | logs | status
 
   image   builds the image, on $PULLED or, where no registry answers, on a base made
           from Debian's archive by scripts/base-image.sh
+  sbom    writes what is in it to build/sbom.cdx.json, its licences to build/licenses/
   up      builds it, starts it, waits until it is ready and says how to use it
   down    stops it and removes the container; models and logs stay
   logs    shows its log and follows it, until Ctrl-C
@@ -28,7 +29,7 @@ END
 main() {
     cd "$(dirname "$0")/.."
     case ${1:---help} in
-    image | up | down | logs | status) need_docker && "do_$1" ;;
+    image | sbom | up | down | logs | status) need_docker && "do_$1" ;;
     --help | -h) usage ;;
     *) die "no such command: $1; see --help" ;;
     esac
@@ -68,6 +69,18 @@ print("; ".join(filter(None, [", ".join(record["edgetpu"]), *record["notes"]])))
     echo "FROM $image" | docker build --quiet --label "reef.edgetpu=$what" --tag "$image" - \
         >/dev/null 2>&1 || die "$image could not be labelled"
     say "$image, $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB: $what"
+}
+
+do_sbom() {
+    local image
+    image=$(setting REEF_IMAGE reef:local)
+    have "$image" || do_image
+    mkdir -p build
+    rm -rf build/licenses
+    docker run --rm --network none --entrypoint tar "$image" \
+        --create --dereference --directory /opt/reef sbom.cdx.json licenses |
+        tar --extract --directory build || die "$image has no bill of materials; build it anew"
+    say "build/sbom.cdx.json and the licences of $(find build/licenses -mindepth 1 -maxdepth 1 | wc -l) packages"
 }
 
 do_up() {
@@ -174,14 +187,28 @@ reason() {
 }
 
 describe() {
-    local id address
+    local id address option
     id=$(container)
+    option=$(key_option "$id")
     # Published on every address, it is reached on this computer's own.
     address=http://$(docker port "$id" 5000/tcp | sed -n '1s/^0\.0\.0\.0:/127.0.0.1:/; 1p')
-    docker exec --interactive "$id" python3 - <scripts/status.py
+    docker exec --interactive "$id" /opt/reef/venv/bin/python - <scripts/status.py
     printf '\nReef is ready: %s\n\n' "$address"
-    printf '  curl -F image=@models/selftest_person.jpg %s/predict\n' "$address"
+    printf '  curl %s-F image=@models/selftest_person.jpg %s/predict\n' "$option" "$address"
     printf "\n'make logs' shows its log, 'make status' how it is, 'make down' stops it.\n"
+}
+
+# What makes the shell bring the API key, where one is set; the key itself is not printed.
+key_option() {
+    # shellcheck disable=SC2016 # the user's shell is to fill these in
+    if [ -n "${REEF_API_KEY-}" ]; then
+        printf '-H "X-API-Key: %s" ' '$REEF_API_KEY'
+    elif [ -n "$(setting REEF_API_KEY '')" ]; then
+        printf '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' .env)"
+    elif docker exec "$1" /opt/reef/venv/bin/python -c \
+        'import sys; from app import settings; sys.exit(not settings.load().keys)'; then
+        printf '-H "X-API-Key: YOUR_KEY" '
+    fi
 }
 
 fail() {

@@ -1,10 +1,13 @@
-"""Prints the devices of the server on this host, and its notes. It is run in the container:
+"""Prints the devices of the server on this host, and its notes. It is run in the container, with
+the Python that has Reef's own modules:
 
-docker exec --interactive CONTAINER python3 - <scripts/status.py
+docker exec --interactive CONTAINER /opt/reef/venv/bin/python - <scripts/status.py
 """
 
 import json
 import urllib.request
+
+from app import settings
 
 ADDRESS = "http://127.0.0.1:5000"
 
@@ -21,7 +24,10 @@ def main() -> None:
 
 def ask(path: str) -> dict[str, list]:  # type: ignore[type-arg]
     """What the server answers."""
-    with urllib.request.urlopen(ADDRESS + path, timeout=5) as answer:  # noqa: S310 - http
+    keys = settings.load().keys
+    headers = {"X-API-Key": keys[0]} if keys else {}
+    request = urllib.request.Request(ADDRESS + path, headers=headers)  # noqa: S310 - http
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - http
         return dict(json.loads(answer.read()))
 
 

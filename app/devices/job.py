@@ -27,12 +27,13 @@ class Job:
     """A picture, fitted to every layout that some device may want it in.
 
     `deadline` is in `time.monotonic()` seconds. A job that a device
-    failed at is tried once more.
+    failed at is tried once more. Clients get their turns by `client`.
     """
 
     model: Model
     tensors: Mapping[Layout, NDArray[np.uint8]]
     deadline: float
+    client: str = ""
     failures: int = 0
     failed_on: set[str] = field(default_factory=set)
     """The devices that failed at it; another one is tried first."""

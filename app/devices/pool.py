@@ -18,6 +18,7 @@ from app.devices.link import Link, Setup
 from app.devices.supervisor import IDLE_TEST_S, DeviceStatus, Served, Supervisor, start_link
 from app.devices.telemetry import Sighting
 from app.errors import Busy, DeadlineExceeded, DeviceFailed, NoDevice
+from app.fair import in_turn, to_give_way
 from app.models import Catalogue, Kind, Layout, Model
 
 log = logging.getLogger(__name__)
@@ -148,28 +149,39 @@ class Pool:
             supervisor.join(max(0.0, deadline - time.monotonic()))
 
     def infer(
-        self, model: Model, tensors: Mapping[Layout, NDArray[np.uint8]], deadline: float
+        self,
+        model: Model,
+        tensors: Mapping[Layout, NDArray[np.uint8]],
+        deadline: float,
+        client: str = "",
     ) -> Inference:
         """Run `model` on some device; blocks until there is an answer.
 
         `tensors`: uint8 (1, height, width, 3) RGB, for each of the model's layouts.
         `deadline`: in `time.monotonic()` seconds.
+        `client`: whose picture it is. Clients get the devices in turn, and in a full queue the one
+        with the most pictures gives way.
 
         Raises Busy when the queue is full, NoDevice when no device can answer in time,
         DeviceFailed when two tries failed, DeadlineExceeded.
         """
-        job = Job(model, tensors, deadline)
+        job = Job(model, tensors, deadline, client)
         with self.lock:
             if self._closed:
                 raise NoDevice("Reef is being stopped")
             if len(self._queue) >= self._queue_limit:
-                raise Busy(
+                full = Busy(
                     f"{len(self._queue)} pictures are waiting already; try again in a second"
                 )
+                greedy = to_give_way(self._queue, client)
+                if greedy is None:
+                    raise full
+                self._queue.remove(greedy)
+                greedy.fail(full)
             self._queue.append(job)
             self.refill()
-            if self._queue and self._queue[-1] is job and not self._hope(job):
-                self._queue.pop()
+            if job in self._queue and not self._hope(job):
+                self._queue.remove(job)
                 raise NoDevice(self.why_none(model))
         if not job.settled.wait(max(0.0, deadline - time.monotonic())):
             with self.lock:
@@ -227,7 +239,8 @@ class Pool:
     # ------------------------------------------------------------ what supervisors call
 
     def dispatch(self) -> None:
-        """Give waiting jobs, oldest first, to free slots, and refuse those without hope."""
+        """Give waiting jobs to free slots, each client's oldest in turn, and refuse those without
+        hope."""
         self._hand_out(thorough=True)
 
     def refill(self) -> None:
@@ -235,6 +248,7 @@ class Pool:
         self._hand_out(thorough=False)
 
     def _hand_out(self, *, thorough: bool) -> None:
+        self._queue = deque(in_turn(self._queue))
         waiting: list[Job] = []
         ahead: Counter[Supervisor] = Counter()  # jobs that had better wait for each
         now = time.monotonic()

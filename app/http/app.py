@@ -4,21 +4,32 @@ import logging
 import re
 import uuid
 
-from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from flask import Flask, Request, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from app import errors
+from app.access import Keys, client_of
 from app.errors import Bug, RequestError
 from app.http import ops, predict
 from app.http.wire import json_response
 from app.logs import Repeats
 from app.metrics import Metrics
 from app.service import Service
+from app.settings import Settings
 from app.stages import Stages
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# An answer is for its client alone, is what it says, and as a page would do nothing.
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+CORS_MAX_AGE_S = 600
 
 
 def create_app(service: Service) -> Flask:
@@ -26,6 +37,8 @@ def create_app(service: Service) -> Flask:
     app = Flask("reef", static_folder=None)
     metrics = Metrics(service.pool)
     repeats = Repeats()
+    told = service.settings
+    keys = Keys(told.keys, frozenset(f"/{name}" for name in told.open_routes))
     app.register_blueprint(predict.blueprint(service, metrics))
     app.register_blueprint(ops.blueprint(service, metrics))
 
@@ -34,12 +47,23 @@ def create_app(service: Service) -> Flask:
         given = request.headers.get("X-Request-ID", "")
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.stages = Stages()
+        g.client = client_of(
+            request.remote_addr or "", request.headers.get("X-Forwarded-For", ""), told.proxies
+        )
+        if request.method == "OPTIONS":
+            return  # a browser asks so what it may send, and brings no key
+        keys.check(
+            request.url_rule.rule if request.url_rule else None,
+            request.headers.get("Authorization", ""),
+            request.headers.get("X-API-Key", ""),
+        )
 
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers.update(HEADERS)
+        if told.cors_origins:
+            response.headers.update(_cors(request, told))
         # An unknown path is no label: anybody could fill the memory with them.
         metrics.answered(request.url_rule.rule if request.url_rule else "-", response.status_code)
         return response
@@ -64,7 +88,9 @@ def create_app(service: Service) -> Flask:
             takes = " or ".join(each for each in methods if each not in ("HEAD", "OPTIONS"))
             message = f"{request.path} takes {takes}, not {request.method}"
             return refuse(errors.MethodNotAllowed(message, ", ".join(methods)))
-        return refuse(errors.NotFound("no such route; GET /openapi.json lists them"))
+        if isinstance(error, NotFound):
+            return refuse(errors.NotFound("no such route; GET /openapi.json lists them"))
+        return apologise(error)
 
     @app.errorhandler(Exception)
     def apologise(error: Exception) -> Response:
@@ -72,3 +98,20 @@ def create_app(service: Service) -> Flask:
         return refuse(Bug("this is a bug in Reef; its log has more under this request_id"))
 
     return app
+
+
+def _cors(asked: Request, told: Settings) -> dict[str, str]:
+    """What lets a page of an origin that the settings name read the answer."""
+    origin = asked.headers.get("Origin", "")
+    headers = {"Vary": "Origin"}
+    if origin and (origin in told.cors_origins or "*" in told.cors_origins):
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = "X-Request-ID, Server-Timing, Retry-After"
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        if asked.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = "GET, POST"
+            headers["Access-Control-Allow-Headers"] = (
+                "Authorization, Content-Type, X-API-Key, X-Request-ID"
+            )
+            headers["Access-Control-Max-Age"] = str(CORS_MAX_AGE_S)
+    return headers

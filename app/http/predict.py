@@ -26,12 +26,12 @@ def blueprint(service: Service, metrics: Metrics) -> Blueprint:
     def predict() -> Response:
         stages = g.stages
         deadline = time.monotonic() + service.settings.deadline_s
-        with service.admit():
+        with service.admit(g.client):
             with stages.measure("read"):
                 sent = upload.read(request, service.settings.max_upload_bytes, deadline)
             given = parameters(request.args.to_dict(flat=False), sent.fields)
             model = service.catalogue.get(given.get("model"))
-            query = read_query(given, model, service.settings)
+            query = read_query(given, model, service.settings, g.client)
             answer = service.detect(sent.image, query, stages, deadline)
         metrics.predicted(answer.device, stages, degraded=answer.degraded)
         timings = stages.milliseconds()
@@ -59,13 +59,16 @@ def parameters(*sources: Mapping[str, list[str]]) -> dict[str, str]:
     return given
 
 
-def read_query(given: Mapping[str, str], model: Model, defaults: Settings) -> Query:
+def read_query(
+    given: Mapping[str, str], model: Model, defaults: Settings, client: str = ""
+) -> Query:
     """The parameters' values. Raises BadParameter naming the parameter and what it takes."""
     return Query(
         model=model,
         min_score=_min_score(given.get("min_score"), defaults.min_score),
         max_results=_max_results(given.get("max_results"), defaults.max_results),
         only=_labels(given.get("labels"), model, defaults.only_labels),
+        client=client,
     )
 
 

@@ -12,9 +12,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from app.service import UPLOADING
 from tests import support
 from tests.client import ENVIRON, free_port, picture
-from tests.container.engine import IMAGE, Container, docker
+from tests.container.conftest import Start
+from tests.container.engine import HARDENED, IMAGE, Container, docker
+from tests.corpus import make
 from tests.support import ROOT
 
 COMPOSES = {"1.29": ("docker-compose",), "2": ("docker", "compose")}
@@ -172,6 +175,35 @@ def test_a_flood_of_the_largest_pictures_stays_within_the_memory_limit(service: 
     assert (service.worker, service.device) == (worker, device)
     service.wait_until(service.is_ready)
     assert service.predict(picture(1))[0] == 200
+
+
+BOMBS = ("png_100_mb_of_lines", "png_text_bomb", "png_international_bomb", "png_profile_bomb",
+         "jpeg_81_mp", "jpeg_81_mp_progressive", "png_25_mp", "png_30000", "gif_10000_frames",
+         "webp_lossless_9000")  # fmt: skip
+BOMB_SETTINGS = {"REEF_QUEUE": "4", "REEF_MAX_UPLOAD_MIB": "4", "REEF_MAX_MEGAPIXELS": "10"}
+
+
+def test_a_flood_of_bombs_stays_within_the_formula(start: Start, colour: tuple[str, ...]) -> None:
+    """What compose.yaml's formula gives for one core and small limits is enough for them."""
+    cores = 1
+    bodies = (4 + cores + UPLOADING) * 2 * 4
+    pictures = cores * 2 * 4 * 10_000_000 // MEBIBYTE
+    limit = f"{bodies + pictures + 300}m"
+    container = start(
+        *(*HARDENED, *colour, "--memory", limit, "--memory-swap", limit, "--cpus", str(cores)),
+        settings=BOMB_SETTINGS,
+    )
+    worker = container.worker
+    for name in BOMBS:
+        bomb = make.BY_NAME[name].make()
+        with container.neighbour("load", 24, 96, data=bomb) as flood:
+            found = json.loads(flood.communicate(timeout=100)[0])
+        assert found["lost"] == []
+        assert {int(status) for status in found["statuses"]} <= BUSY | {413, 422}
+    assert container.inside("oom_kills") == 0
+    assert not container.inspect()["State"]["OOMKilled"]
+    assert container.worker == worker
+    assert container.predict(picture(9))[0] == 200
 
 
 def test_when_all_of_it_was_killed_it_is_started_again(service: Container) -> None:

@@ -84,6 +84,23 @@ def test_it_is_unhealthy_while_no_device_answers_and_healthy_after(
     container.wait_until(lambda: container.health == "healthy")
 
 
+def test_it_is_unhealthy_while_every_device_hangs_and_healthy_after(
+    start: Start, colour: tuple[str, ...]
+) -> None:
+    container = start(*HARDENED, *EAGER_HEALTH, *colour)
+    container.wait_until(lambda: container.health == "healthy")
+    hung: set[int | None] = {None}
+    for _ in range(4):  # after which Reef leaves the device alone for 4 s
+        container.wait_until(lambda: container.device not in hung and container.is_ready())
+        device = container.device
+        assert device
+        container.kill(device, signal.SIGSTOP)
+        hung.add(device)
+        assert container.predict(picture(1))[0] in (200, 503)  # somebody must meet it
+    container.wait_until(lambda: container.health == "unhealthy")
+    container.wait_until(lambda: container.health == "healthy")
+
+
 def test_it_is_unhealthy_while_http_hangs_and_healthy_after(
     start: Start, colour: tuple[str, ...]
 ) -> None:

@@ -16,10 +16,11 @@ def mutations(pictures: Sequence[bytes], count: int, seed: int) -> Iterator[byte
     """`count` damaged pictures; half of the damage is where most headers are."""
     chance = random.Random(seed)
     for _ in range(count):
-        yield _mutate(chance, chance.choice(pictures), pictures)
+        yield mutate(chance, chance.choice(pictures), pictures)
 
 
-def _mutate(chance: random.Random, picture: bytes, others: Sequence[bytes]) -> bytes:
+def mutate(chance: random.Random, picture: bytes, others: Sequence[bytes]) -> bytes:
+    """One picture, or other bytes, damaged in one to twelve places, with parts of others."""
     file = bytearray(picture)
     for _ in range(chance.choice((1, 1, 2, 4, 12))):
         reach = len(file) if chance.random() < 0.5 else min(len(file), HEADER_BYTES)

@@ -89,13 +89,13 @@ class Bench:
         os.kill(pid, signal)
         return pid
 
-    def infer(self, red: int = 255, within_s: float = 20.0) -> int:
+    def infer(self, red: int = 255, within_s: float = 20.0, client: str = "") -> int:
         """One inference on a tensor that is as red as said; returns how red the answer says."""
         picture = np.zeros((1, LAYOUT.height, LAYOUT.width, 3), np.uint8)
         picture[..., 0] = red
         tensors: dict[Layout, NDArray[np.uint8]] = {LAYOUT: picture}
         deadline = time.monotonic() + within_s
-        return redness(self.pool.infer(self.catalogue.default, tensors, deadline))
+        return redness(self.pool.infer(self.catalogue.default, tensors, deadline, client))
 
 
 def redness(answer: Inference) -> int:

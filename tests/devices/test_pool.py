@@ -95,6 +95,24 @@ def test_a_full_queue_refuses_at_once(make_bench: MakeBench) -> None:
         assert [each.result() for each in waiting] == [0, 1, 2, 3]
 
 
+def test_clients_take_turns_at_a_device(bench: Bench) -> None:
+    """One who comes last with one picture is not behind all of another's ten."""
+    bench.behave("0.05")
+    done: list[str] = []
+
+    def ask(client: str) -> None:
+        bench.infer(client=client)
+        done.append(client)
+
+    with ThreadPoolExecutor(11) as clients:
+        for _ in range(10):
+            clients.submit(ask, "greedy")
+        wait_for(lambda: bench.pool.queue_depth == 8)
+        clients.submit(ask, "modest")
+    assert sorted(done) == ["greedy"] * 10 + ["modest"]
+    assert done.index("modest") <= 4
+
+
 def test_a_late_job_is_refused_and_never_run(bench: Bench) -> None:
     bench.behave("0.3")
     with ThreadPoolExecutor(2) as clients:

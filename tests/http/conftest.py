@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from app.http import create_app
 from app.models import Catalogue
 from app.service import Service
+from app.settings import Settings
 from tests import colour_model
 from tests.support import GREEN, flat, make_settings, running
 
@@ -24,6 +25,12 @@ class Client(FlaskClient):
     post: Any
     head: Any
     options: Any
+    origins: frozenset[str] = frozenset()
+    """Those whose pages may read an answer."""
+
+    def crosses(self, answer: Any) -> bool:
+        """Whether the page that asked may read the answer."""
+        return answer.request.headers.get("Origin") in self.origins
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
         """Send a request; returns the answer."""
@@ -34,7 +41,8 @@ class Client(FlaskClient):
         assert answer.headers["X-Request-ID"]
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert ("Access-Control-Allow-Origin" in answer.headers) == self.crosses(answer)
         if answer.mimetype == JSON and answer.data:
             json.loads(answer.data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
         return answer
@@ -79,8 +87,10 @@ def make_client(service: Service) -> MakeClient:
     def make(default: str = COLOUR, **told: object) -> Client:
         known = service.catalogue.by_name
         catalogue = Catalogue(known[default], known)
-        settings = service.settings.model_copy(update=told)
-        return client_of(Service(settings, catalogue, service.pool))
+        settings = Settings.model_validate(service.settings.model_dump() | told)
+        client = client_of(Service(settings, catalogue, service.pool))
+        client.origins = frozenset(settings.cors_origins)
+        return client
 
     return make
 

@@ -354,23 +354,27 @@ def test_more_uploads_at_once_than_memory_is_set_aside_for_are_503(
     client = make_client(queue=1)
     most = admitted(service.settings.model_copy(update={"queue": 1}))
 
-    def upload(end: socket.socket) -> int:
+    def upload(end: socket.socket, number: int) -> int:
         with end.makefile("rb") as body:
             answer = client.application.test_client().post(
                 "/predict",
                 content_type="image/jpeg",
-                environ_overrides={"CONTENT_LENGTH": "1000", "wsgi.input": body},
+                environ_overrides={
+                    "CONTENT_LENGTH": "1000",
+                    "wsgi.input": body,
+                    "REMOTE_ADDR": f"192.0.2.{number}",
+                },
             )
         return answer.status_code
 
     with ThreadPoolExecutor(most) as others, contextlib.ExitStack() as ours:
         uploads = []
         with contextlib.ExitStack() as theirs:  # closed first, which ends the uploads
-            for _ in range(most):
+            for number in range(most):
                 our_end, their_end = socket.socketpair()
                 ours.enter_context(our_end)
                 theirs.enter_context(their_end).sendall(b"\xff")
-                uploads.append(others.submit(upload, our_end))
+                uploads.append(others.submit(upload, our_end, number))
                 wait_for(lambda end=our_end: unread(end) == 0)  # type: ignore[misc]
             answer = client.predict(flat())
             refused(answer, "503 busy")

@@ -14,7 +14,14 @@ Schema = Mapping[str, Any]
 DOCUMENT: dict[str, Any] = yaml.safe_load(OPENAPI.read_bytes())
 
 # Headers that mean something to clients: one that is sent must be described.
-TELLING = {"Retry-After", "Allow", "Server-Timing", "X-Request-ID", "X-Reef-Degraded"}
+TELLING = {
+    "Retry-After",
+    "Allow",
+    "WWW-Authenticate",
+    "Server-Timing",
+    "X-Request-ID",
+    "X-Reef-Degraded",
+}
 
 
 def _strict(node: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import gettempdir
 
 import yaml
+from pydantic import SecretStr
 
 from app.errors import RequestError
 from app.http.ops import OPENAPI
@@ -27,6 +28,7 @@ WHAT_TO_DO = {
     "image_missing": "Send the picture as the field `image`, or as the body.",
     "image_ambiguous": "Send one picture per request.",
     "upload_broken": "Send the whole body, with its true `Content-Length` or boundary.",
+    "unauthorized": "Send the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
     "not_found": "See the routes above.",
     "unknown_model": "`/models` lists those served; `REEF_EXTRA_MODELS` adds more.",
     "method_not_allowed": "The header `Allow` names the right ones.",
@@ -36,6 +38,7 @@ WHAT_TO_DO = {
     "unsupported_type": "Send a multipart form, `image/*` or `application/octet-stream`.",
     "not_an_image": "Send JPEG, PNG, WebP, BMP or GIF.",
     "image_corrupt": "The file is damaged, or was cut short before it was sent.",
+    "too_many_requests": "Wait for `Retry-After`; `REEF_CLIENT_RATE`, `REEF_CLIENT_REQUESTS`.",
     "internal_error": "Report it, with the traceback from the log.",
     "busy": "Wait for `Retry-After`; send fewer pictures at once.",
     "no_device": "Wait for `Retry-After`; `/ready` says what is wrong.",
@@ -125,7 +128,7 @@ def _default(name: str, value: object) -> str:
         case "run_dir", Path():
             assert value.parent == Path(gettempdir())
             return "`/tmp/reef-UID`"
-        case _, None | () | "":
+        case _, None | () | "" | SecretStr():
             return "none"
         case _, tuple():
             return f"`{','.join(value)}`"

@@ -41,7 +41,8 @@ def test_every_variable_is_explained_with_its_default() -> None:
     for path in PATHS:
         variables |= read_in(path.read_text())
     explained = {name: value for name, value in FOR_COMPOSE.items() if name not in handed_on()}
-    assert explained == variables
+    own = {name: value for name, value in variables.items() if name not in handed_on()}
+    assert explained == own
 
 
 def test_the_settings_explained_are_those_of_the_code() -> None:
@@ -80,8 +81,8 @@ def test_it_is_hardened() -> None:
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_no_file_asks_for_privileges_or_for_the_engine(path: Any) -> None:
-    (service,) = yaml.safe_load(path.read_text())["services"].values()
-    assert "privileged" not in service
+    for service in yaml.safe_load(path.read_text())["services"].values():
+        assert "privileged" not in service
     assert "docker.sock" not in path.read_text()
 
 

@@ -244,9 +244,35 @@ def test_a_path_that_is_not_there(service: Service) -> None:
 def test_too_many_at_once(service: Service) -> None:
     full = Service(service.settings, service.catalogue, service.pool)
     with ExitStack() as requests:
-        for _ in range(admitted(full.settings)):
-            requests.enter_context(full.admit())
+        for number in range(admitted(full.settings)):
+            requests.enter_context(full.admit(f"client {number}"))
         assert check(client(full).post("/predict", data=flat(), **JPEG))["code"] == "busy"
+
+
+KEY = "correct-horse-battery-staple"
+
+
+def guarded(service: Service, **told: object) -> FlaskClient:
+    """A client of the same devices with other settings."""
+    settings = Settings.model_validate(service.settings.model_dump() | told)
+    return client(Service(settings, service.catalogue, service.pool))
+
+
+def test_who_brings_no_key(service: Service) -> None:
+    asked = guarded(service, api_key=KEY)
+    for path, methods in openapi.DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            answer = asked.open(path, method=method.upper())
+            assert (answer.status_code == 401) == ("security" not in operation)
+            check(answer)
+    assert check(asked.get("/devices", headers={"X-API-Key": KEY}))
+    assert check(asked.get("/devices", headers={"Authorization": f"Bearer {KEY}"}))
+
+
+def test_who_sends_more_than_its_share(service: Service) -> None:
+    asked = guarded(service, client_rate=0.001)
+    asked.post("/predict", data=flat(), **JPEG)
+    assert check(asked.post("/predict", data=flat(), **JPEG))["code"] == "too_many_requests"
 
 
 def test_too_late(service: Service) -> None:

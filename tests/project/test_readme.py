@@ -41,9 +41,21 @@ def run(block: str, server: Server) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("block", CURLS)
+@pytest.mark.parametrize("block", [each for each in CURLS if "REEF_API_KEY" not in each])
 def test_curl_gets_an_answer(server: Server, block: str) -> None:
     assert run(block, server)["predictions"]
+
+
+def test_curl_with_a_key_gets_an_answer(tmp_path: Path) -> None:
+    (block,) = (each for each in CURLS if "REEF_API_KEY" in each)
+    (shown,) = re.findall(r"^REEF_API_KEY=(\w+)$", TEXT, re.MULTILINE)
+    server = Server(tmp_path, REEF_DRAIN_S="0", REEF_API_KEY=shown)
+    try:
+        server.wait_until(server.is_ready)
+        for line in block.splitlines():
+            assert run(f"REEF_API_KEY={shown}; {line}", server)["predictions"]
+    finally:
+        assert server.stop() == 0
 
 
 def test_the_answer_shown_is_the_real_one(server: Server) -> None:

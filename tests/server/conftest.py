@@ -134,12 +134,17 @@ def shared_server(colour_file: Path, tmp_path_factory: pytest.TempPathFactory) -
     assert server.stop() == 0
 
 
+def _health_took(server: Server) -> float:
+    began = time.monotonic()
+    assert server.get("/health") == (200, {"status": "ok"})
+    return time.monotonic() - began
+
+
 @pytest.fixture
 def still_serves(shared_server: Server) -> Iterator[Server]:
     """The shared server; afterwards it must answer as before."""
     yield shared_server
-    began = time.monotonic()
-    assert shared_server.get("/health") == (200, {"status": "ok"})
-    assert time.monotonic() - began < 1
+    # Within 100 ms; of several tries, because other programs may have the processor.
+    shared_server.wait_until(lambda: _health_took(shared_server) < 0.1, within_s=10)
     status, body = shared_server.predict(picture(200))
     assert (status, redness(body)) == (200, 200)

@@ -1,8 +1,11 @@
 """Clients that are slow, broken, greedy or hostile, against a real gunicorn."""
 
+import contextlib
 import http.client
 import json
+import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -194,6 +197,45 @@ def test_clients_that_leave_in_the_middle_of_their_upload_cost_nothing(
     assert "Traceback" not in "".join(still_serves.lines)
 
 
+def test_clients_that_leave_before_their_answer_cost_nothing(still_serves: Server) -> None:
+    body = picture(20)
+    before = psutil.Process(still_serves.worker).num_threads()
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", still_serves.port), 30) as sock:
+            sock.sendall(HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            # The reset comes while the picture is at work, or while its answer is written.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert "Traceback" not in still_serves.log()
+    assert psutil.Process(still_serves.worker).num_threads() <= max(before, 64)
+
+
+def test_ten_thousand_requests_leave_memory_threads_and_descriptors_as_they_were(
+    server: Server,
+) -> None:
+    worker = psutil.Process(server.worker)
+    image = picture(90)
+
+    def post(count: int) -> None:
+        connection = server.connect()
+        for _ in range(count):
+            connection.request("POST", "/predict", image, {"Content-Type": "image/bmp"})
+            answer = connection.getresponse()
+            assert answer.read()
+            assert answer.status == 200
+        connection.close()
+
+    def many(count: int) -> None:
+        with ThreadPoolExecutor(4) as clients:
+            list(clients.map(post, [count // 4] * 4))
+
+    many(2_000)
+    before = (worker.memory_info().rss, worker.num_threads(), worker.num_fds())
+    many(10_000)
+    server.wait_until(lambda: worker.num_fds() <= before[2] + 4)
+    assert worker.memory_info().rss - before[0] < 16 * MIB
+    assert worker.num_threads() <= before[1] + 8  # more at once were never needed before
+
+
 def test_two_hundred_requests_at_once_are_answered_or_refused(server: Server) -> None:
     worst = 0.0
     busy = threading.Event()
@@ -246,6 +288,34 @@ def test_malformed_http_is_refused_and_not_fatal(
     assert status_of(exchange(still_serves, request_bytes)) == status
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /nowhere HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n",
+        b"GET /predict HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET /" + b"x" * 10000 + b" HTTP/1.1\r\nHost: test\r\n\r\n",
+        HEAD + b"Content-Length: 4\r\nConnection: close\r\n\r\nabcd",
+        HEAD + b"Content-Length: x\r\n\r\n",
+    ],
+)
+def test_no_refusal_tells_a_version_or_a_path_of_this_computer(
+    still_serves: Server, request_bytes: bytes
+) -> None:
+    answer = exchange(still_serves, request_bytes).decode()
+    assert status_of(answer.encode()) >= 400
+    body = answer.lower().replace("http/1.1", "")
+    assert not re.search(r"\d+\.\d+\.\d+|/app/|/opt/|\.py\b|traceback|python|werkzeug|flask", body)
+    assert re.findall(r"(?m)^server: (.*?)\r$", body) in ([], ["gunicorn"])  # a name, no version
+
+
+def test_malformed_requests_do_not_fill_the_log(still_serves: Server) -> None:
+    before = len(still_serves.lines)
+    for number in range(50):
+        exchange(still_serves, b"nonsense %d\r\n\r\n" % number)
+    assert len(still_serves.lines) - before < 20
+
+
 @pytest.mark.parametrize("path", ["/../../etc/passwd", "/%00", "/predict/../predict/x", "//"])
 def test_a_strange_path_is_not_found(still_serves: Server, path: str) -> None:
     answer = exchange(
@@ -286,3 +356,66 @@ def test_one_connection_serves_many_requests(still_serves: Server) -> None:
         answer = connection.getresponse()
         assert redness(json.loads(answer.read())) == red
     connection.close()
+
+
+def test_clients_that_send_and_never_read_hold_no_thread(server: Server) -> None:
+    """Each has more requests in flight than there is room for their answers."""
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: test\r\n\r\n" * 400
+    sockets = []
+    for _ in range(120):
+        sock = socket.create_connection(("127.0.0.1", server.port), 30)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        sockets.append(sock)
+    began, worst = time.monotonic(), 0.0
+    try:
+        while time.monotonic() - began < 6:
+            for sock in sockets:
+                with contextlib.suppress(OSError):
+                    sock.send(ask)
+            asked = time.monotonic()
+            assert server.get("/health")[0] == 200
+            worst = max(worst, time.monotonic() - asked)
+    finally:
+        for sock in sockets:
+            sock.close()
+    assert worst < 2.5
+    assert server.predict(picture(4))[0] == 200
+
+
+def from_address(server: Server, address: str, image: bytes) -> tuple[int, float]:
+    """Post a picture from an address of this computer; the status, and how long it took."""
+    began = time.monotonic()
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", server.port, timeout=60, source_address=(address, 0)
+    )
+    try:
+        connection.request("POST", "/predict", image, {"Content-Type": "image/bmp"})
+        status = connection.getresponse().status
+    finally:
+        connection.close()
+    return status, time.monotonic() - began
+
+
+def test_a_client_with_two_hundred_connections_does_not_starve_one_with_a_single_one(
+    server: Server,
+) -> None:
+    image = picture(50, (320, 240))
+    done = threading.Event()
+
+    def flood() -> None:
+        while not done.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                from_address(server, "127.0.0.2", image)
+
+    greedy = [threading.Thread(target=flood) for _ in range(200)]
+    for thread in greedy:
+        thread.start()
+    try:
+        modest = [from_address(server, "127.0.0.3", image) for _ in range(10)]
+    finally:
+        done.set()
+        for thread in greedy:
+            thread.join()
+    assert {status for status, _ in modest} == {200}
+    assert max(seconds for _, seconds in modest) < 10

@@ -176,6 +176,17 @@ def test_sigterm_during_the_start_ends_it_quietly(start_server: MakeServer) -> N
     assert "Traceback" not in "".join(server.lines)
 
 
+def test_a_second_sigterm_changes_nothing(start_server: MakeServer) -> None:
+    server = start_server(REEF_DRAIN_S="1")
+    with Slow(server) as slow:
+        for _ in range(3):
+            server.signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert slow.finish() == 200
+    assert server.wait() == 0
+    assert "Traceback" not in server.log()
+
+
 def test_a_killed_worker_is_replaced_and_its_device_process_is_gone(server: Server) -> None:
     worker, device = server.worker, server.device
     assert device
@@ -320,3 +331,61 @@ def test_own_float_model_answers_through_the_server(
     assert status == 200
     assert abs(redness(body) - 51) <= 1
     assert body["model"] == "own"
+
+
+KEY = "correct-horse-battery-staple"
+
+
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_with_a_key_healthcheck_and_the_curl_line_in_the_log_work(
+    start_server: MakeServer, tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "the key").write_text(f"{KEY}\n")
+    told = (
+        {"REEF_API_KEY": KEY}
+        if where == "environment"
+        else {"REEF_API_KEY_FILE": str(tmp_path / "the key")}
+    )
+    server = start_server(REEF_MODEL="", **told)
+    server.wait_until(lambda: any("Ready. Try: " in line for line in server.lines))
+    assert server.get("/devices")[0] == 401
+    assert KEY not in server.log()
+    command = server.log().split("Ready. Try: ")[1].splitlines()[0]
+    shown = subprocess.run(
+        ["bash", "-c", f"{command} --silent"], cwd=ROOT, env=server.environ, capture_output=True,
+        check=True,
+    ).stdout  # fmt: skip
+    assert b'"class":"person"' in shown
+    check = [sys.executable, "-m", "app", "healthcheck"]
+    assert subprocess.run(check, env=server.environ, cwd=ROOT, check=False).returncode == 0
+
+
+HOOK = """
+import os, sys
+def tell(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        with open(os.environ["CALLS"], "a") as calls:
+            print(event, arguments[1:] if event != "socket.getaddrinfo" else arguments, file=calls)
+sys.addaudithook(tell)
+"""
+
+
+def test_it_calls_nobody_and_looks_up_no_name(start_server: MakeServer, tmp_path: Path) -> None:
+    """In none of its processes: each loads the hook. The container is tried without a network."""
+    (tmp_path / "sitecustomize.py").write_text(HOOK)
+    calls = tmp_path / "calls"
+    calls.touch()
+    server = start_server(
+        REEF_MODEL="", CALLS=str(calls), PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"
+    )
+    person = (ROOT / "models" / "selftest_person.jpg").read_bytes()
+    assert server.predict(person)[1]["predictions"]
+    address = b"http://169.254.169.254/latest/meta-data"
+    assert server.predict(address)[0] == 415
+    body = b"url=" + address
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert server.request("POST", "/predict", body, form)[0] == 415
+    for path in ("/ready", "/devices", "/models"):
+        assert server.get(path)[0] == 200
+    assert server.stop() == 0
+    assert calls.read_text() == ""

@@ -11,7 +11,7 @@ from app.errors import MethodNotAllowed, ReefError, RequestError, StartError
 LEAF = re.compile(r"^[│ ]+[├└]── (\w+) +(\d+) +(.*)$", re.MULTILINE)
 DRAWN = {name: (int(status), text) for name, status, text in LEAF.findall(errors.__doc__ or "")}
 
-STATUSES = {400, 404, 405, 408, 413, 415, 422, 500, 503, 504}
+STATUSES = {400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504}
 """Those of the design; a 500 is a bug."""
 
 

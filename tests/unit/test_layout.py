@@ -85,8 +85,10 @@ def test_durations_are_measured_with_clocks_that_never_jump() -> None:
 
 BELOW: dict[str, set[str]] = {
     # what each layer may import of the others; each of itself, and `app` for the version
+    "access": {"errors"},
     "errors": set(),
     "download": set(),
+    "fair": set(),
     "image": set(),
     "stages": set(),
     "tflite": set(),
@@ -98,10 +100,16 @@ BELOW: dict[str, set[str]] = {
     "imaging": {"errors", "models"},
     "detection": {"imaging", "models"},
     "selftest": {"errors", "detection", "imaging", "models"},
-    "devices": {"detection", "errors", "models", "selftest", "settings"},
-    "service": {"detection", "devices", "errors", "imaging", "models", "settings", "stages"},
+    "devices": {"detection", "errors", "fair", "models", "selftest", "settings"},
+    "service": {
+        *("access", "detection", "devices", "errors", "fair", "imaging", "models"),
+        *("settings", "stages"),
+    },
     "metrics": {"devices", "stages"},
-    "http": {"devices", "errors", "logs", "metrics", "models", "service", "settings", "stages"},
+    "http": {
+        *("access", "devices", "errors", "logs", "metrics", "models", "service", "settings"),
+        "stages",
+    },
 }
 
 

@@ -103,7 +103,7 @@ UNKNOWN = [
     ({"REEF_MODEL_DIR": "/m"}, "REEF_MODEL_DIR: no such setting; did you mean REEF_MODELS_DIR?"),
     ({"REEF_LOG_LEVEL": "info"}, "REEF_LOG_LEVEL: no such setting; did you mean LOG_LEVEL?"),
     ({"REEF_MINSCORE": ""}, "REEF_MINSCORE: no such setting; did you mean REEF_MIN_SCORE?"),
-    ({"REEF_XYZ": "1"}, "REEF_XYZ: no such setting; README.md lists them"),
+    ({"REEF_ZZZZZZ": "1"}, "REEF_ZZZZZZ: no such setting; README.md lists them"),
 ]
 
 
@@ -120,9 +120,11 @@ def test_an_unknown_name_in_the_file_is_refused_with_a_suggestion(folder: Path) 
 
 
 WHOLE_NUMBERS = {"port": (1, 65535), "cpu_threads": (0, 64), "max_results": (1, 1000),
-                 "queue": (1, 256), "max_upload_mib": (1, 256)}  # fmt: skip
+                 "queue": (1, 256), "max_upload_mib": (1, 256),
+                 "client_requests": (0, 256)}  # fmt: skip
 NUMBERS = {"min_score": (0, 1), "deadline_s": (0, 300), "max_megapixels": (0, 44),
-           "drain_s": (0, 300), "restart_backoff_max_s": (0, 3600)}  # fmt: skip
+           "drain_s": (0, 300), "client_rate": (0, 10_000),
+           "restart_backoff_max_s": (0, 3600)}  # fmt: skip
 NOT_A_NUMBER = ("abc", "1,5", "0x10", "--1", "1 2", "\u0665", "5\n6", "nan", "inf", "-inf", "1e999")
 
 BAD = [
@@ -161,6 +163,8 @@ def test_every_number_is_tried_by_the_test_above() -> None:
         ("labels", "a path"),
         ("only_labels", "names, with commas between"),
         ("log_level", "debug, info, warning or error"),
+        ("api_key", "a text of 16 to 256 visible ASCII characters"),
+        ("open_routes", "any of devices, metrics, models, with commas between"),
     ],
 )
 def test_what_a_setting_takes_is_told_in_words(name: str, words: str) -> None:
@@ -228,3 +232,65 @@ def test_a_yaml_setting_without_a_value_is_unset(folder: Path) -> None:
     (folder / "reef.yaml").write_text("model:\nport: 6000\n")
     told = settings.load({})
     assert (told.model, told.port) == ("", 6000)
+
+
+KEY = "0123456789abcdef"
+
+
+def test_a_key_is_taken_and_shown_nowhere() -> None:
+    told = settings.load({"REEF_API_KEY": KEY})
+    assert told.keys == (KEY,)
+    assert KEY not in f"{told!r} {told} {told.model_dump_json()}"
+
+
+@pytest.mark.parametrize("key", ["short", KEY[:15], "with a blank in it", "gr\xfcn" * 8, "x" * 257])
+def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_and_not_shown(key: str) -> None:
+    said = refusal({"REEF_API_KEY": key})
+    assert said.startswith("REEF_API_KEY: takes a text of 16 to 256 visible ASCII characters")
+    assert key not in said
+
+
+def test_a_file_may_have_several_keys(folder: Path) -> None:
+    (folder / "keys").write_text(f"{KEY}\n\n  {KEY[::-1]}  \n")
+    assert settings.load({"REEF_API_KEY_FILE": "keys"}).keys == (KEY, KEY[::-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "must hold a key a line"),
+        (b"\n \n", "must hold a key a line"),
+        (b"0123456789abcdef\nshort\n", "must hold a key a line"),
+        (b"gr\xc3\xbcn" * 8, "can't be read: it is not ASCII"),
+    ],
+)
+def test_a_file_without_keys_stops_the_start(content: bytes, words: str, folder: Path) -> None:
+    (folder / "keys").write_bytes(content)
+    said = refusal({"REEF_API_KEY_FILE": "keys"})
+    assert said.startswith(f"REEF_API_KEY_FILE: 'keys' {words}")
+    assert "short" not in said
+
+
+def test_a_missing_file_of_keys_stops_the_start() -> None:
+    said = refusal({"REEF_API_KEY_FILE": "gone"})
+    assert said == "REEF_API_KEY_FILE: 'gone' can't be read: No such file or directory"
+
+
+def test_a_key_and_a_file_of_keys_are_one_too_many(folder: Path) -> None:
+    (folder / "keys").write_text(KEY)
+    assert "set one of them" in refusal({"REEF_API_KEY": KEY, "REEF_API_KEY_FILE": "keys"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("REEF_OPEN_ROUTES", "metrics,predict"),
+        ("REEF_PROXIES", "caddy"),
+        ("REEF_PROXIES", "10.0.0.1/8/8"),
+        ("REEF_CORS_ORIGINS", "home.example"),
+        ("REEF_CORS_ORIGINS", "https://home.example/"),
+        ("REEF_CORS_ORIGINS", "https://*.example,ftp://x"),
+    ],
+)
+def test_a_list_of_something_else_is_refused(variable: str, text: str) -> None:
+    assert refusal({variable: text}).startswith(f"{variable}: takes ")
