@@ -1,7 +1,7 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status image run test check format lock accuracy measure clean
+.PHONY: help up down logs status image run test check format lock bench accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
@@ -43,10 +43,14 @@ format: $(VENV)/dev ## Format the code and mend what the linter can mend.
 	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/dev ## Lock requirements/*.in with hashes. UPGRADE=--upgrade takes the newest
-	for name in run dev; do \
+	for name in run bench dev; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in; \
 	done
+
+# What the benchmark ends with is in make's last line, `Error N`; make itself ends with 2 then.
+bench: $(VENV)/bench ## Measure a running server. ARGS="--mode quick --url http://box:5000"; ARGS=--help
+	$(BIN)/python bench/benchmark.py $(ARGS)
 
 accuracy: $(VENV)/dev ## Mean average precision through a running server. DATA=folder PORT=5000
 	test -n "$(DATA)" || { echo 'make accuracy DATA=folder: which has instances.json and images/' >&2; exit 2; }
@@ -66,7 +70,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo 'On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 
-$(VENV)/run $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
+$(VENV)/run $(VENV)/bench $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
 	echo 'Installing requirements/$*.txt into $(VENV) ...'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
