@@ -1,7 +1,7 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status image run test check format lock bench accuracy measure clean
+.PHONY: help up down logs status image bench-image run test check format lock bench accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
@@ -17,13 +17,14 @@ help: ## List the targets.
 up: ## Build the container image, start it and wait until it is ready. PORT=5000
 	$(OTHER_PORT) scripts/appliance.sh up
 
-down logs status image:
+down logs status image bench-image:
 	scripts/appliance.sh $@
 
 down: ## Stop the container; its models and logs stay.
 logs: ## Follow the container's log.
 status: ## How the container is, and what is wrong with it.
 image: ## Build the container image, from Debian's archive where no registry answers.
+bench-image: ## Build the benchmark's image, for docker compose run --rm bench --mode quick
 
 run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
 	$(OTHER_PORT) exec $(BIN)/python -m app serve

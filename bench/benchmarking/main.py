@@ -96,5 +96,6 @@ def _calibrate() -> int:
             f"; less than {CEILING_ASKED}/s: this computer's cores are slow, or busy with other things"
         )
     )
-    print(f"this client's own ceiling: {rate:.0f} requests/s of {CEILING_BYTES // 1000} kB{bound}")
+    size = CEILING_BYTES // 1000
+    print(f"this client's own ceiling: {rate:.0f} requests/s of {size} kB{bound}")
     return VALID

@@ -20,6 +20,9 @@ DEFAULT_URL = "http://localhost:5000"
 URL_VARIABLE = "BENCH_URL"
 """Where another default is set: in the container, `localhost` is the benchmark itself."""
 
+KEY_VARIABLE = "REEF_API_KEY"
+"""Where the server's keys are set, and so, in its compose project, this tool's."""
+
 MOST_CLIENTS = 512
 MOST_SIDE = 8000
 SEEDS = 2**31
@@ -322,6 +325,9 @@ def _headers(found: argparse.Namespace) -> dict[str, str]:
             key = found.api_key_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise WrongUsage(f"--api-key-file: {error}") from error
+    if key is None and found.url is None:
+        # The key of the server beside it; for another address it is nobody's business.
+        key = next(iter(os.environ.get(KEY_VARIABLE, "").split()), None)
     if key is not None:
         if not re.fullmatch(r"[\x21-\x7e]+", key):
             raise WrongUsage("the API key is empty, or has characters that no key has")

@@ -118,9 +118,6 @@ class Step:
         """Its name in every table."""
         return self.load.level
 
-    def __str__(self) -> str:
-        return f"{self.phase:9} {self.load}: {self.goal}"
-
 
 @dataclass(frozen=True)
 class Request:
@@ -162,6 +159,19 @@ def steps(asked: Request) -> list[Step]:
             Step("recovery", alone, Goal(BASELINE_REQUESTS, RECOVERY_S)),
         ]
     return found
+
+
+def described(chosen: Sequence[Step]) -> list[str]:
+    """A line for each load, with its warm-up."""
+    lines, before = [], ""
+    for step in chosen:
+        if step.phase == "warmup":
+            before = f"{step.goal} of warm-up, then "
+            continue
+        what = "" if step.phase == "measure" else f"{step.phase}: "
+        lines.append(f"{what}{step.load}: {before}{step.goal}")
+        before = ""
+    return lines
 
 
 def rate_steps(asked: Request, capacity: float) -> list[Step]:

@@ -17,7 +17,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from bench.benchmarking.rows import OK, REJECTED, Row, Sample
 from bench.benchmarking.statistics import Figures
@@ -32,9 +32,9 @@ TAIL_TICKS = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
 STAGES = {
     "waiting to be sent": "#bbbbbb",
     "outside": COLOURS[7],
-    "read": COLOURS[4],
+    "read": COLOURS[9],
     "decode": COLOURS[1],
-    "queue": COLOURS[8],
+    "queue": "#7a5fa8",
     "inference": COLOURS[0],
     "post": COLOURS[2],
     "between": COLOURS[5],
@@ -86,7 +86,7 @@ def draw(
         figure = plot(summary, rows, samples)
         if figure is not None:
             file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12)
+            figure.savefig(file, format="png", dpi=DPI)
             plt.close(figure)
             found[name] = (caption, file.getvalue())
     return found
@@ -100,10 +100,10 @@ def latency(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> Figur
     good = [row for row in rows if row.outcome == OK]
     if not good:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.6))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
     for phases, colour, label in (
-        (("measure",), BLUE, "one answer"),
-        (("warmup", "baseline", "recovery"), GREY, "not counted"),
+        (("measure",), BLUE, "an answer"),
+        (("warmup", "baseline", "recovery"), GREY, None),
     ):
         own = _thinned([row for row in good if row.phase in phases])
         if own:
@@ -124,6 +124,8 @@ def latency(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> Figur
     low = np.percentile([row.latency_ms for row in good], 50)
     if top > 12 * low:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _pos: f"{value:g}"))
     else:
         axes.set_ylim(0, top * 1.12)
@@ -140,7 +142,7 @@ def percentiles(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> F
     levels = [level["level"] for level in summary["levels"] if level["ok"]]
     if not levels:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     shades = sns.color_palette("viridis", len(levels)) if len(levels) > 1 else [BLUE]
     most = 0
     for name, shade in zip(levels, shades, strict=True):
@@ -177,7 +179,7 @@ def throughput(summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]) -> F
     windows = [each for level in levels for each in level["windows"] if each["p50"] is not None]
     if len(windows) < 3:
         return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0), layout="constrained")
     middles = [(each["from_s"] + each["to_s"]) / 2 for each in windows]
     rates = [each["ok_per_s"] for each in windows]
     _errorbar(left, middles, [each["value"] for each in rates], rates, GREEN)
@@ -186,7 +188,6 @@ def throughput(summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]) -> F
     right.set(title="Median latency, slice by slice", xlabel="seconds", ylabel="ms")
     for axes in (left, right):
         axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.1)
-    figure.tight_layout()
     return figure
 
 
@@ -195,7 +196,7 @@ def stages(summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]) -> Figur
     levels = [level for level in summary["levels"] if level["stages_ms"]]
     if not levels:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.42 * len(levels)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.42 * len(levels)), layout="constrained")
     for number, level in enumerate(levels):
         left = 0.0
         whole = sum(each["mean"] for each in level["stages_ms"].values())
@@ -226,14 +227,7 @@ def stages(summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]) -> Figur
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(title="Where the time of a request goes", xlabel="mean ms")
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.42 / (0.5 + 0.3 * len(levels))),
-        ncol=8,
-        handlelength=1,
-        columnspacing=1.1,
-        fontsize=8,
-    )
+    figure.legend(loc="outside lower center", ncol=8, handlelength=1, columnspacing=1.1)
     return figure
 
 
@@ -245,7 +239,7 @@ def pictures(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> Figu
     names = [each["image"] for each in summary["levels"][0]["images"]]
     if not 1 < len(names) <= 24 or len(good) < 3 * len(names):
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.3 * len(names)))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.3 * len(names)), layout="constrained")
     sns.boxplot(
         x=[row.latency_ms for row in good],
         y=[row.image for row in good],
@@ -276,7 +270,12 @@ def system(_: Figures, rows: Sequence[Row], samples: Sequence[Sample]) -> Figure
     if not strips:
         return None
     figure, grid = plt.subplots(
-        len(strips), 1, figsize=(WIDTH, 1.25 * len(strips)), sharex=True, squeeze=False
+        len(strips),
+        1,
+        figsize=(WIDTH, 1.25 * len(strips)),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axes, (title, unit, known) in zip(grid[:, 0], strips, strict=True):
         for number, (label, points) in enumerate(known.items()):
@@ -290,10 +289,9 @@ def system(_: Figures, rows: Sequence[Row], samples: Sequence[Sample]) -> Figure
         axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1) * 1.1)
         axes.set_title(f"{title}, {unit}", fontsize=9.5)
         _shade(axes, rows, label=False)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _legend(axes)
         axes.margins(x=0.01)
     grid[-1, 0].set_xlabel("seconds since the start")
-    figure.tight_layout(h_pad=0.6)
     return figure
 
 
@@ -333,7 +331,7 @@ PLOTS: Mapping[str, tuple[str, Plot]] = {
 
 
 def _levels(levels: Sequence[Figures], knee: Figures | None) -> Figure:
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     rates = [level["ok_per_s"]["value"] for level in levels]
     for name, colour in (("p50", BLUE), ("p95", ORANGE), ("p99", RED)):
         points = [
@@ -401,7 +399,7 @@ def _shade(axes: Axes, rows: Sequence[Row], *, label: bool = True) -> None:
                 color="#000000",
                 alpha=0.06,
                 linewidth=0,
-                label=None if told else "warm-up, before and after",
+                label=None if told else "not counted",
             )
             told = True
 
@@ -484,4 +482,15 @@ def _longest(levels: Sequence[Figures]) -> float:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.2)
+    """Above the plot, at the right of its title: nothing is hidden, and all plots are as wide."""
+    _, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncol=min(6, len(labels)),
+        borderaxespad=0.3,
+        columnspacing=1.0,
+        handlelength=1.2,
+        handletextpad=0.5,
+        markerscale=1.2,
+    )

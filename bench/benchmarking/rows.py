@@ -174,7 +174,7 @@ def read(path: Path, kind: type[T]) -> list[T]:
 
 
 def _text(value: object) -> object:
-    return "" if value is None else round(value, 3) if isinstance(value, float) else value
+    return "" if value is None else round(value, 6) if isinstance(value, float) else value
 
 
 def _parser(hint: Any) -> Parse:

@@ -112,9 +112,9 @@ def run(options: Options) -> tuple[Files, Figures]:
     about = server.find_out(target, options.wait_s)
     files = Files.new(options.output)
     mean_bytes = int(statistics.mean(len(each.content) for each in pictures))
-    state = _State(plan=[str(step) for step in plan.steps(options.plan)])
+    state = _State(plan=plan.described(plan.steps(options.plan)))
     if options.plan.sweep == "rate":
-        state.plan.append("measure   open loop, seven rates around what that shows")
+        state.plan.append("then an open loop, at seven rates around what that shows")
     answers = Answers(known)
     loop = event_loop()
     sys.setswitchinterval(SWITCH_S)
@@ -239,7 +239,7 @@ async def _steps(
             return
         if options.plan.sweep == "rate" and step.phase == "baseline":
             left = plan.rate_steps(options.plan, tally.rate)
-            state.plan[-1:] = [str(each) for each in left]
+            state.plan[-1:] = plan.described(left)
         if options.plan.sweep == "clients" and _knee_passed(state.tallies):
             return
 

@@ -77,7 +77,7 @@ def others(samples: Sequence[Sample], facts: Mapping[str, Any]) -> float | None:
     return math.fsum(shares) / len(shares) if shares else None
 
 
-def unknown_facts(path: Path) -> Figures:
+def unknown_facts(path: Path | str) -> Figures:
     """The facts of a CSV file that lies alone."""
     return {
         "tool": {"name": "reef-benchmark", "version": "", "revision": None, "sha256": ""},

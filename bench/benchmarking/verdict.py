@@ -13,7 +13,7 @@ from bench.benchmarking.statistics import Figures
 MOST_ERRORS = 0.01
 STEADY = 1.10  # the highest window's median or rate, over the lowest's
 DRIFT = 0.10  # of p95 in an endurance run, between its thirds
-LAG_MS = 10.0
+LAG_MS, LAG_SHARE = 10.0, 0.1  # of p50; whichever is more
 DELAY_MS, DELAY_SHARE = 1.0, 0.05  # of p50; whichever is more
 CLIENT_CPU_PCT = 90.0
 CEILING_SHARE = 0.5
@@ -151,7 +151,11 @@ def _of_the_client(summary: Mapping[str, Any]) -> Iterator[Reason]:
     system = summary["system"]
     elsewhere = "Run the benchmark on another computer, or ask slower."
     lag = _mean(system, "loop_lag_ms")
-    if lag is not None and lag > LAG_MS:
+    fastest = min(
+        (level["latency_ms"]["p50"]["value"] for level in summary["levels"] if level["latency_ms"]),
+        default=0.0,
+    )
+    if lag is not None and lag > max(LAG_MS, LAG_SHARE * fastest):
         yield Reason(
             "loop_lag",
             f"this client came {lag:.0f} ms late to its own work: its figures are too high",
