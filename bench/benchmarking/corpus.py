@@ -67,24 +67,22 @@ def built_in(size: Size, kinds: Sequence[str]) -> list[Picture]:
 def from_files(paths: Sequence[Path]) -> list[Picture]:
     """The files named, and all pictures of the folders named.
 
-    Raises WrongUsage when one can't be read, is no picture, or there are none.
+    Raises WrongUsage when one can't be read, is no picture, or a folder has none.
     """
-    files: list[Path] = []
+    found: list[Picture] = []
     for path in paths:
-        inside = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else []
-        files += inside or [path]
-    if len(files) > MOST_PICTURES:
-        raise WrongUsage(f"--image: {len(files)} files; at most {MOST_PICTURES}")
-    found = []
-    for file in files:
         try:
-            content = file.read_bytes()
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            read = [_picture(file) for file in files if file.is_file() or file == path]
         except OSError as error:
             raise WrongUsage(f"--image: {error}") from error
-        kinds = [kind for magic, kind in MAGIC.items() if content.startswith(magic)]
-        if not kinds:
-            raise WrongUsage(f"--image: {file} is no JPEG, PNG, WebP, BMP or GIF")
-        found.append(Picture(file.name, kinds[0], content))
+        pictures = [each for each in read if each]
+        if not pictures:
+            has = "has" if path.is_dir() else "is"
+            raise WrongUsage(f"--image: {path} {has} no JPEG, PNG, WebP, BMP or GIF")
+        found += pictures
+    if len(found) > MOST_PICTURES:
+        raise WrongUsage(f"--image: {len(found)} files; at most {MOST_PICTURES}")
     names = [each.name for each in found]
     if len(set(names)) < len(names):
         raise WrongUsage("--image: two files have the same name; results are told by name")
@@ -118,6 +116,12 @@ def salts(seed: int) -> Iterator[bytes]:
     """Endless salts, none twice in a run; another seed gives others."""
     for number in itertools.count():
         yield b"%06x%010x" % (seed & 0xFFFFFF, number)
+
+
+def _picture(file: Path) -> Picture | None:
+    content = file.read_bytes()
+    kinds = [kind for magic, kind in MAGIC.items() if content.startswith(magic)]
+    return Picture(file.name, kinds[0], content) if kinds else None
 
 
 def _split(picture: Picture) -> tuple[bytes, bytes]:

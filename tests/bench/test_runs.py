@@ -218,12 +218,16 @@ def test_answers_are_held_against_a_golden_file(tmp_path: Path) -> None:
     golden = tmp_path / "golden.json"
     with scripted() as server:
         benchmark(server.url, tmp_path / "1", "--iterations", "12", "--save-golden", str(golden))
-        result = benchmark(server.url, tmp_path / "2", "--iterations", "12", "--golden", str(golden))
+        result = benchmark(
+            server.url, tmp_path / "2", "--iterations", "12", "--golden", str(golden)
+        )
     assert len(json.loads(golden.read_text())) == 6
     assert result.reasons == set()
     other = Reply(predictions=[PREDICTIONS[0] | {"class": "dog"}, PREDICTIONS[1]])
     with scripted(other) as server:
-        result = benchmark(server.url, tmp_path / "3", "--iterations", "12", "--golden", str(golden))
+        result = benchmark(
+            server.url, tmp_path / "3", "--iterations", "12", "--golden", str(golden)
+        )
     assert result.level["wrong"] == 12
     assert "not as in the golden file: no person" in result.out.replace("\n  ", " ")
 
@@ -396,6 +400,6 @@ def test_a_target_that_is_missed_is_invalid(tmp_path: Path) -> None:
 def test_its_own_ceiling_is_printed() -> None:
     result = finished([*COMMAND, "--calibrate"], Path())
     assert result.status == 0
-    found = re.fullmatch(r"this client's own ceiling: (\d+) requests/s of 50 kB.*\n", result.out)
+    found = re.match(r"this client's own ceiling: (\d+) requests/s of 50 kB\n", result.out)
     assert found
     assert int(found[1]) > 100  # a busy machine's; docs/benchmarking.md has a quiet one's
