@@ -16,6 +16,14 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = 8
 SECONDS = 1.0
 PATIENCE_S = 10.0
+ASKED = 1500.0
+"""Requests per second that a quiet computer with two cores must reach."""
+
+
+def told(rate: float, kilobytes: float) -> str:
+    """The ceiling in words, and what bounds it where it is low."""
+    low = "" if rate >= ASKED else f"; below {ASKED:.0f}/s: slow cores, or busy with other things"
+    return f"this client's own ceiling: {rate:.0f} requests/s of {kilobytes:.0f} kB{low}"
 
 
 async def ceiling(picture_bytes: int, scratch: Path, seconds: float = SECONDS) -> float:

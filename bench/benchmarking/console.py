@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.benchmarking import calibrate
 from bench.benchmarking.bottleneck import sentence
 from bench.benchmarking.percentiles import GATES
 from bench.benchmarking.plan import Step
@@ -78,10 +79,7 @@ def header(facts: Mapping[str, Any]) -> str:
         f"{INDENT}from {host['cpu']}, {host['cores']} cores",
     ]
     if ceiling := facts["client"]["ceiling_per_s"]:
-        size = facts["client"]["request_kb"]
-        lines.append(
-            f"{INDENT}this client's own ceiling: {ceiling:.0f} requests/s of {size:.0f} kB"
-        )
+        lines.append(INDENT + calibrate.told(ceiling, facts["client"]["request_kb"]))
     lines.append(f"plan, {run['mode'] or 'no'} mode, seed {run['seed']}:")
     return "\n".join(
         line for each in [*lines, *(INDENT + s for s in run["plan"])] for line in _wrapped(each)

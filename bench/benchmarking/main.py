@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.benchmarking import compare, console, options, run, summary
-from bench.benchmarking.calibrate import ceiling
+from bench.benchmarking.calibrate import ceiling, told
 from bench.benchmarking.errors import BenchmarkError, WrongUsage
 from bench.benchmarking.loops import event_loop
 from bench.benchmarking.options import Options
@@ -16,7 +17,6 @@ from bench.benchmarking.run import Files
 from bench.benchmarking.statistics import Figures
 
 CEILING_BYTES = 50_000
-CEILING_ASKED = 1500
 VALID, INVALID, INTERRUPTED = 0, 1, 130
 
 
@@ -29,7 +29,11 @@ def main(argv: Sequence[str]) -> int:
         old = summary.read(asked.compare) if asked.compare else None
         files, found = _again(asked.report) if asked.report else run.run(asked)
         compared = compare.compare(old, found, asked.margin) if old else None
-        _print(found, compared, as_json=asked.json)
+        try:
+            _print(found, compared, as_json=asked.json)
+            sys.stdout.flush()
+        except BrokenPipeError:  # as `| head` does; the files are still wanted
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end
         if files:
             _draw(files, found, compared, asked)
     except BenchmarkError as error:
@@ -89,8 +93,5 @@ def _calibrate() -> int:
             rate = loop.run_until_complete(ceiling(CEILING_BYTES, Path(scratch), 3.0))
         finally:
             loop.close()
-    size = CEILING_BYTES // 1000
-    print(f"this client's own ceiling: {rate:.0f} requests/s of {size} kB")
-    if rate < CEILING_ASKED:
-        print(f"less than {CEILING_ASKED}/s: slow cores, or busy with other things")
+    print(told(rate, CEILING_BYTES / 1000))
     return VALID

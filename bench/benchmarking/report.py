@@ -40,6 +40,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e8edf1; }
 th { color: #5a6875; font-weight: 600; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { white-space: nowrap; }
+td .quiet { font-size: .8rem; white-space: nowrap; }
 td.text, th.text { text-align: left; overflow-wrap: anywhere; }
 figure { margin: 1.2rem 0 .4rem; } img { width: 100%; height: auto; display: block; }
 figcaption { color: #5a6875; font-size: .92rem; }
@@ -187,7 +189,7 @@ def _system(found: Figures) -> str:
         for name, column, unit in STRIP
         if column in found
     ]
-    return _table(("while it was measured", "mean", "most", ""), rows) if rows else ""
+    return _table(("while it was measured", "mean", "most", ""), rows, text=3) if rows else ""
 
 
 def _pictures(levels: Sequence[Figures]) -> str:

@@ -142,7 +142,8 @@ def _prediction(reply: Reply) -> bytes:
     inference = 1000 * reply.delay_s
     body = reply.body
     if body is None:
-        content = {"predictions": reply.predictions, "model": "scripted", "device": "cpu"}
+        content: dict[str, Any] = {"predictions": reply.predictions}
+        content |= {"model": "scripted", "device": "cpu"}
         content |= {"inference_time": inference, "degraded": False}
         if reply.status != 200:
             content = {"error": "scripted", "code": "busy", "request_id": "1"}

@@ -19,7 +19,7 @@ from bench.pictures import FORMATS
 from tests.bench.made import ROW, samples, steady
 from tests.bench.scripted import PREDICTIONS
 from tests.bench.tool import COMMAND, finished
-from tests.support import PICTURES, flat
+from tests.support import PICTURES, ROOT, flat
 
 TARGET = Target.parse("http://127.0.0.1:5000")
 
@@ -286,3 +286,9 @@ def test_a_line_that_is_too_long_is_wrapped() -> None:
         }
     )  # fmt: skip
     assert max(map(len, found.splitlines())) <= console.WIDTH
+
+
+def test_the_map_of_the_folder_has_every_part() -> None:
+    text = (ROOT / "bench" / "README.md").read_text()
+    parts = {path.name for path in (ROOT / "bench" / "benchmarking").glob("*.py")}
+    assert [name for name in parts - {"__init__.py"} if f"`benchmarking/{name}`" not in text] == []
