@@ -1,5 +1,6 @@
 """The closing sentence: what limits this box, and what would raise it. Pure."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,9 @@ class Bottleneck:
     seen: str
     remedy: str
 
+
+CORES = re.compile(r" of (\d+) cores?")
+"""What `/devices` says about a CPU: `AMD EPYC, 2 of 2 cores`."""
 
 ADVICE = {
     "read": "the body arrives slowly: a faster network, or smaller pictures",
@@ -61,23 +65,22 @@ def _full(level: Figures, summary: Mapping[str, Any]) -> Bottleneck | None:
         _mean(system, name) for name in ("device_busy_pct", "http_cpu_pct", "cpu_pct")
     )
     devices = " and ".join(sorted({each["device"] for each in level["answered_by"]})) or "device"
-    on_cpu = devices == "cpu"
-    if on_cpu and cpu is not None and cpu > BUSY_PCT and summary["target"]["local"]:
-        return Bottleneck(
-            "processor",
-            "the processor",
-            f"its cores are {cpu:.0f} % busy at {level['ok_per_s']['value']:.1f} requests/s, an "
-            f"inference takes {_ms(inference)}",
-            "an Edge TPU takes the inference off it; or a processor with more cores",
-        )
-    if busy is not None and busy > BUSY_PCT:
+    if devices == "cpu":
+        cpu = cpu if summary["target"]["local"] else _of_the_server(summary)
+        if cpu is not None and cpu > BUSY_PCT:
+            return Bottleneck(
+                "processor",
+                "the processor",
+                f"its cores are {cpu:.0f} % busy at {level['ok_per_s']['value']:.1f} requests/s, "
+                f"an inference takes {_ms(inference)}",
+                "an Edge TPU takes the inference off it; or a processor with more cores",
+            )
+    elif busy is not None and busy > BUSY_PCT:
         return Bottleneck(
             "device",
             f"the device ({devices})",
             f"it infers {busy:.0f} % of the time, {_ms(inference)} for each picture",
-            "an Edge TPU instead of the CPU, or a smaller model"
-            if on_cpu
-            else "another Edge TPU, or a smaller model",
+            "another Edge TPU, or a smaller model",
         )
     if http is not None and http > BUSY_PCT:
         return Bottleneck(
@@ -124,6 +127,15 @@ def sentence(found: Mapping[str, str]) -> str:
     return f"What limits it: {found['what']} ({found['seen']}). What would raise it: " + (
         f"{found['remedy']}."
     )
+
+
+def _of_the_server(summary: Mapping[str, Any]) -> float | None:
+    """How busy a server elsewhere keeps its cores; a CPU device says how many there are."""
+    used = _mean(summary["system"], "server_cpu_pct")
+    for device in summary["target"]["devices"]:
+        if used is not None and (cores := CORES.search(str(device["about"]))):
+            return used / int(cores[1])
+    return None
 
 
 def _mean(system: Mapping[str, Any], name: str) -> float | None:

@@ -106,9 +106,13 @@ class Sample:
     """Since the server started."""
     restarts: float | None = None
     device_busy_pct: float | None = None
-    """The share of this second in which the busiest device was inferring."""
+    """The share of this second in which the busiest device was inferring. A CPU may do several
+    inferences at a time, each of which counts."""
     tpu_temp_c: float | None = None
-    tpu_power_w: float | None = None
+    tpu_throttle_level: float | None = None
+    """How many times the hottest Edge TPU's clock was halved by heat."""
+    device_warnings: float | None = None
+    """What is wrong with devices, as `/devices` tells."""
     usb_mbps: float | None = None
     """Of the slowest Edge TPU on USB: 480 is USB 2."""
     health_ms: float | None = None

@@ -171,10 +171,14 @@ class Server:
         sample.queue_depth = total(series, "reef_queue_depth")
         sample.inferences = total(series, "reef_device_inferences_total")
         sample.restarts = total(series, "reef_device_restarts_total")
+        counters = series.get("reef_device_busy_seconds_total") or [
+            each
+            for each in series.get("reef_stage_seconds_sum", ())
+            if each[0].get("stage") == "inference"
+        ]
         busy = [
             self._rates.per_second(f"busy {labels.get('device')}", seconds)
-            for labels, seconds in series.get("reef_stage_seconds_sum", ())
-            if labels.get("stage") == "inference"
+            for labels, seconds in counters
         ]
         sample.device_busy_pct = _scaled(_most(busy), 100)
         fill_edge_tpu(sample, series)
@@ -213,17 +217,15 @@ class Server:
 
 
 def fill_edge_tpu(sample: Sample, series: Series) -> None:
-    """What the server tells of its Edge TPUs: the hottest, the busiest, the slowest on USB."""
-    for name in series:
-        if not name.startswith("reef_device_"):
-            continue
-        found = values(series, name)
-        if name.endswith("temperature_celsius"):
-            sample.tpu_temp_c = max(found)
-        elif name.endswith(("power_watts", "power_w")):
-            sample.tpu_power_w = sum(found)
-        elif "usb" in name and name.endswith(("mbps", "megabits", "speed")):
-            sample.usb_mbps = min(found)
+    """What the server tells of its Edge TPUs: the hottest, the slowest on USB, the throttled."""
+    if found := values(series, "reef_device_temperature_celsius"):
+        sample.tpu_temp_c = max(found)
+    if found := values(series, "reef_device_usb_bits_per_second"):
+        sample.usb_mbps = min(found) / 1e6
+    if found := values(series, "reef_device_throttle_level"):
+        sample.tpu_throttle_level = max(found)
+    if found := values(series, "reef_device_warnings"):
+        sample.device_warnings = sum(found)
 
 
 def cpu_temperature(root: Path = Path("/")) -> float | None:

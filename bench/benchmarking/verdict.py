@@ -245,10 +245,10 @@ def _endurance(summary: Mapping[str, Any], system: Mapping[str, Any]) -> Iterato
                     f"{after:.1f} ms in the last",
                     "See temperature and memory in the plots.",
                 )
-    if system.get("throttled", {}).get("max"):
+    if system.get("throttled", {}).get("max") or system.get("tpu_throttle_level", {}).get("max"):
         yield Reason(
             "throttled",
-            "the processor was slowed down by heat or a weak supply",
+            "processor or Edge TPU was slowed down by heat or a weak supply",
             "Cool it, or give it a stronger supply.",
         )
 
@@ -296,6 +296,10 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
         yield "an Edge TPU is on USB 2: expect it 2 to 3 times slower than on USB 3"
     if system.get("throttled", {}).get("max") and summary["run"]["mode"] != "endurance":
         yield "the processor was slowed down by heat or a weak supply meanwhile"
+    if system.get("tpu_throttle_level", {}).get("max"):
+        yield "an Edge TPU halved its clock because it was too hot: cool it"
+    if system.get("device_warnings", {}).get("max"):
+        yield "the server warns of its devices: see /devices"
     restarts = system.get("restarts")
     if restarts and restarts["max"] > restarts["min"]:
         yield "a device's process was restarted meanwhile: see the server's log"

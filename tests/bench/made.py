@@ -66,6 +66,7 @@ def summary(
     facts = unknown_facts("made.csv")
     facts["run"] |= {"slo": list(slo), **run}
     facts["target"] |= {"model": model, "local": local}
+    facts["target"]["devices"] = [{"id": "cpu", "about": "made, 2 of 2 cores"}]
     facts["host"] = {"cores": 2, "cpu": "made"}
     facts["client"]["ceiling_per_s"] = ceiling
     return summarise(facts, given, sampled or samples(5))

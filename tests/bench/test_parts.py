@@ -269,6 +269,19 @@ def test_metrics_are_read_as_prometheus_writes_them() -> None:
     assert server.total(found, "missing") is None
 
 
+def test_what_the_server_tells_of_edge_tpus_is_taken() -> None:
+    (sample,) = samples(1)
+    system.fill_edge_tpu(sample, server.parse_metrics(
+        'reef_device_temperature_celsius{device="pci:0"} 61.0\n'
+        'reef_device_temperature_celsius{device="pci:1"} 72.5\n'
+        'reef_device_usb_bits_per_second{device="usb:1"} 4.8e+08\n'
+        'reef_device_throttle_level{device="pci:1"} 1.0\n'
+        'reef_device_warnings{device="pci:1"} 2.0\n'
+    ))  # fmt: skip
+    assert (sample.tpu_temp_c, sample.usb_mbps) == (72.5, 480)
+    assert (sample.tpu_throttle_level, sample.device_warnings) == (1, 2)
+
+
 def test_this_computer_is_known_as_such() -> None:
     assert server.is_local("localhost")
     assert server.is_local("127.0.0.1")

@@ -143,7 +143,9 @@ def test_notes_say_what_a_reader_should_know() -> None:
     ("values", "local", "code", "remedy"),
     [
         ({"cpu_pct": 97.0}, True, "processor", "Edge TPU"),
-        ({"device_busy_pct": 95.0}, False, "device", "Edge TPU instead of the CPU"),
+        ({"cpu_pct": 97.0}, False, "latency", "more clients at once"),
+        ({"server_cpu_pct": 190.0}, False, "processor", "more cores"),
+        ({"device_busy_pct": 150.0}, False, "latency", "more clients at once"),
         ({"http_cpu_pct": 98.0}, False, "http", "smaller pictures"),
         ({}, False, "latency", "more clients at once"),
     ],
