@@ -1,8 +1,8 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status image sbom run test check format lock audit fuzz soak recover \
-  accuracy measure clean
+.PHONY: help up down logs status image bench-image sbom run test check format lock audit fuzz soak \
+  recover bench accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
@@ -18,13 +18,14 @@ help: ## List the targets.
 up: ## Build the container image, start it and wait until it is ready. PORT=5000
 	$(OTHER_PORT) scripts/appliance.sh up
 
-down logs status image:
+down logs status image bench-image:
 	scripts/appliance.sh $@
 
 down: ## Stop the container; its models and logs stay.
 logs: ## Follow the container's log.
 status: ## How the container is, and what is wrong with it.
 image: ## Build the container image, from Debian's archive where no registry answers.
+bench-image: ## Build the benchmark's image, for docker compose run --rm bench --mode quick
 
 run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
 	$(OTHER_PORT) exec $(BIN)/python -m app serve
@@ -68,6 +69,10 @@ recover: $(VENV)/dev ## How soon service returns after each kind of fault. TIMES
 sbom: ## What is in the image: build/sbom.cdx.json, and its licences: build/licenses/
 	scripts/appliance.sh sbom
 
+# What the benchmark ends with is in make's last line, `Error N`; make itself ends with 2 then.
+bench: $(VENV)/bench ## Measure a running server. ARGS="--mode quick --url http://box:5000"; ARGS=--help
+	$(BIN)/python bench/benchmark.py $(ARGS)
+
 accuracy: $(VENV)/dev ## Mean average precision through a running server. DATA=folder PORT=5000
 	test -n "$(DATA)" || { echo 'make accuracy DATA=folder: which has instances.json and images/' >&2; exit 2; }
 	$(BIN)/python -m bench.accuracy --url $(ASK) --data $(DATA)
@@ -92,7 +97,7 @@ $(VENV)/bin/python:
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
-$(VENV)/run $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
+$(VENV)/run $(VENV)/bench $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
 	echo 'Installing requirements/$*.txt into $(VENV) ...'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@

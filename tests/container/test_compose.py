@@ -16,7 +16,7 @@ from app.service import UPLOADING
 from tests import support
 from tests.client import ENVIRON, free_port, picture
 from tests.container.conftest import Start
-from tests.container.engine import HARDENED, IMAGE, Container, docker
+from tests.container.engine import HARDENED, IMAGE, Container, Said, docker
 from tests.corpus import make
 from tests.support import ROOT
 
@@ -52,6 +52,12 @@ class Compose:
 
     def __call__(self, *arguments: str, **settings: str) -> str:
         """Run a command of it; what it printed. Fails the test when it fails."""
+        said = self.run(*arguments, **settings)
+        assert said.status == 0, said.err
+        return said.out
+
+    def run(self, *arguments: str, **settings: str) -> Said:
+        """Run a command of it, whatever comes of it."""
         done = subprocess.run(
             [*self._command, *arguments],
             env=self.environ | settings,
@@ -60,8 +66,7 @@ class Compose:
             timeout=UP_S + 60,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return Said(done.returncode, done.stdout, done.stderr)
 
     def config(self, **settings: str) -> dict[str, Any]:
         """The service as Compose understands it."""
