@@ -100,6 +100,7 @@ class Crowd:
                     time.sleep(0.02)
                 else:
                     self.seen.wrong.append(repr(error))
+                    print(f"  WRONG after {time.monotonic() - sent:.2f} s: {error}", flush=True)
             turn += 1
         if client:
             client.close()

@@ -228,3 +228,20 @@ def test_a_yaml_setting_without_a_value_is_unset(folder: Path) -> None:
     (folder / "reef.yaml").write_text("model:\nport: 6000\n")
     told = settings.load({})
     assert (told.model, told.port) == ("", 6000)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("on", "on"), ("off", "off"), ("yes", "on"), ("false", "off")]
+)
+def test_a_switch_in_the_file_may_be_what_yaml_takes_for_true_or_false(
+    tmp_path: Path, said: str, meant: str
+) -> None:
+    config = tmp_path / "reef.yaml"
+    config.write_text(f"cpu_fallback: {said}\n")
+    assert settings.load({"REEF_CONFIG": str(config)}).cpu_fallback == meant
+
+
+def test_a_switch_is_on_or_off() -> None:
+    assert settings.load({"REEF_CPU_FALLBACK": "OFF"}).cpu_fallback == "off"
+    with pytest.raises(SettingsError, match="REEF_CPU_FALLBACK: takes on or off, not 'maybe'"):
+        settings.load({"REEF_CPU_FALLBACK": "maybe"})
