@@ -188,8 +188,9 @@ def soak(verdict: Verdict, options: argparse.Namespace) -> None:
                 _strike(host, server, card, kind)
                 struck[kind] += 1
                 if turn % 50 == 49:
-                    print(f"  {turn + 1} of {number}: {len(crowd.seen.answers)} answers, "
-                          f"{len(crowd.seen.wrong)} wrong, {crowd.seen.refused} refused", flush=True)  # fmt: skip
+                    seen = crowd.seen
+                    counts = f"{len(seen.answers)} answers, {len(seen.wrong)} wrong"
+                    print(f"  {turn + 1} of {number}: {counts}, {seen.refused} refused", flush=True)
         standin.wait_ready(server, 3)
         time.sleep(1)
         after = _held(server)
