@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -181,10 +182,6 @@ def soak(verdict: Verdict, options: argparse.Namespace) -> None:
             for turn in range(number):
                 card = turn % 2
                 kind = chance.choice(("kill", "kill", "kill", "segv", "stop", "hang", "abort"))
-                _await(
-                    lambda card=card: _state(server, CARDS[card]) == "ready",  # type: ignore[misc]
-                    f"{CARDS[card]} did not return",
-                )
                 _strike(host, server, card, kind)
                 struck[kind] += 1
                 if turn % 50 == 49:
@@ -208,9 +205,15 @@ def soak(verdict: Verdict, options: argparse.Namespace) -> None:
 
 
 def _strike(host: Host, server: Server, card: int, kind: str) -> None:
-    """Break a card's process; returns when the server has noticed."""
+    """Break a card's process once it is ready; returns when the server has noticed."""
     name = CARDS[card]
-    status = next(each for each in standin.devices(server) if each["id"] == name)
+    status: dict[str, Any] = {}
+
+    def ready() -> bool:
+        status.update(_status(server, name) or {})
+        return status["state"] == "ready" and bool(status["pid"])
+
+    _await(ready, f"{name} did not return")
     if kind in ("hang", "abort", "segv"):
         host.behave(f"apex_{card}", f"{LATENCY} invoke={kind} once")
     else:
@@ -297,7 +300,7 @@ def _ready_again(server: Server, old: set[int]) -> bool:
     return all(each["state"] == "ready" and each["pid"] not in old for each in shown)
 
 
-def _status(server: Server, device: str) -> dict[str, object] | None:
+def _status(server: Server, device: str) -> dict[str, Any] | None:
     return next((each for each in standin.devices(server) if each["id"] == device), None)
 
 
