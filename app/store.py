@@ -37,7 +37,7 @@ class File:
                 return "damaged"
         except FileNotFoundError:
             return "missing"
-        return "embedded" if self.path.parent == EMBEDDED_MODELS else "here"
+        return "here" if self.entry.url else "embedded"
 
     def objection(self) -> str:
         """What is wrong with it; empty when nothing is. Raises OSError if it can't be read."""

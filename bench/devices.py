@@ -8,17 +8,17 @@ from app.devices.discovery import available_cores
 from app.models import Layout
 from bench import load, standin, usage
 from bench.figures import Figure, Grid, Section
-from bench.helpers import Helpers, tell
+from bench.helpers import Helpers
 from bench.load import Block
 from bench.pictures import camera_pictures
+from bench.rounds import rounds
 from bench.server import Server
-from bench.usage import Neighbours
 from tests.standin import compiled_model
 
 CAMERA = (640, 480)
 CLIENTS_PER_CARD = 4
-ROUNDS = 5
-BLOCK_S = 4.0
+ROUNDS = 8
+BLOCK_S = 3.0
 
 
 @dataclass
@@ -27,10 +27,7 @@ class Case:
 
     cards: int
     latency_ms: float
-    blocks: list[Block] = field(default_factory=list)
-    cpu_s: dict[str, float] = field(default_factory=dict)
-    busy_s: float = 0.0
-    """Time that the cards were at work, summed over them."""
+    turns: list["Turn"] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -40,7 +37,7 @@ class Case:
     @property
     def rate(self) -> float:
         """Requests per second."""
-        return statistics.median(block.rate for block in self.blocks)
+        return statistics.median(turn.block.rate for turn in self.turns)
 
     @property
     def possible(self) -> float:
@@ -50,12 +47,33 @@ class Case:
     @property
     def seconds(self) -> float:
         """How long it was measured."""
-        return sum(block.seconds + load.RUN_IN_S for block in self.blocks)
+        return sum(turn.block.seconds + load.RUN_IN_S for turn in self.turns)
+
+    @property
+    def busy_percent(self) -> float:
+        """How much of the time the cards were at work."""
+        return 100 * sum(turn.busy_s for turn in self.turns) / self.cards / self.seconds
+
+    def cpu_percent(self, process: str) -> float:
+        """What processes whose names begin so took, in percent of one core."""
+        taken = (turn.cpu_s for turn in self.turns)
+        every = sum(s for each in taken for name, s in each.items() if name.startswith(process))
+        return 100 * every / self.seconds
 
     def stage_ms(self, stage: str) -> float:
         """Median of a stage."""
-        timings = [each for block in self.blocks for each in block.timings]
+        timings = [each for turn in self.turns for each in turn.block.timings]
         return statistics.median(each[stage] for each in timings)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one block of requests took."""
+
+    block: Block
+    cpu_s: dict[str, float]
+    busy_s: float
+    """Time that the cards were at work, summed over them."""
 
 
 def devices(helpers: Helpers) -> Section:
@@ -65,8 +83,8 @@ def devices(helpers: Helpers) -> Section:
         "devices",
         "640x480 JPEGs to stand-in Edge TPUs, each client as soon as it is answered",
         f"{ROUNDS} blocks of {BLOCK_S:g} s, {CLIENTS_PER_CARD} clients per card on the same "
-        f"{available_cores()} cores; a stand-in sleeps for the time of its inference; rates are "
-        "medians of the blocks",
+        f"{available_cores()} cores; a stand-in sleeps for the time of its inference; medians of "
+        "the quieter half of the blocks",
     )
     for case in cases:
         with standin.cards(case.cards, f"latency_us={1000 * case.latency_ms:.0f}") as (_, server):
@@ -87,7 +105,7 @@ def devices(helpers: Helpers) -> Section:
                     case.name,
                     case.rate,
                     case.possible,
-                    100 * case.busy_s / case.cards / case.seconds,
+                    case.busy_percent,
                     *(case.stage_ms(stage) for stage in ("decode", "queue", "inference", "total")),
                 )
                 for case in cases
@@ -110,16 +128,17 @@ def _measure(helpers: Helpers, server: Server, case: Case, section: Section) -> 
     processes = server.processes()
     clients = CLIENTS_PER_CARD * case.cards
     helpers.clients.call(load.run, server.port, requests, clients, 1.0)  # warms up
-    before, busy, neighbours = usage.cpu(processes), _busy_s(server), Neighbours()
-    for turn in range(ROUNDS):
-        tell(f"devices, {case.name}, {turn + 1} of {ROUNDS}")
+
+    def turn(_number: int) -> Turn:
+        before, busy = usage.cpu(processes), _busy_s(server)
         block = helpers.clients.call(load.run, server.port, requests, clients, BLOCK_S)
-        case.blocks.append(block)
-    section.disturbances.append(neighbours.share())
-    case.busy_s = _busy_s(server) - busy
-    after = usage.cpu(processes)
-    case.cpu_s = {name: after[name] - before[name] for name in processes}
-    case.cpu_s["clients"] = sum(block.cpu_s for block in case.blocks)
+        after = usage.cpu(processes)
+        cpu_s = {name: after[name] - before[name] for name in processes}
+        return Turn(block, {**cpu_s, "clients": block.cpu_s}, _busy_s(server) - busy)
+
+    kept = rounds(f"devices, {case.name}", ROUNDS, turn)
+    case.turns = kept.results
+    section.disturbances.append(kept.disturbance)
 
 
 def _check(server: Server, pictures: list[bytes]) -> None:
@@ -144,19 +163,18 @@ def _share(name: str, case: Case, least: float) -> Figure:
 
 
 def _cpu_row(case: Case) -> tuple[str | float, ...]:
-    of_devices = sum(taken for name, taken in case.cpu_s.items() if name.startswith("device"))
-    taken = (case.cpu_s["http"], of_devices, case.cpu_s["clients"])
-    every = sum(case.cpu_s.values()) / available_cores()
-    return (case.name, *(100 * each / case.seconds for each in (*taken, every)))
+    names = ("http", "device", "clients")
+    every = case.cpu_percent("") / available_cores()
+    return (case.name, *map(case.cpu_percent, names), every)
 
 
 def _bound(case: Case) -> str:
-    _, http, _, _, every = _cpu_row(case)
-    busy = 100 * case.busy_s / case.cards / case.seconds
+    busy, http = case.busy_percent, case.cpu_percent("http")
+    every = case.cpu_percent("") / available_cores()
     if busy >= 95:
         return f"the cards: {busy:.0f} % busy"
-    if float(every) >= 90:
-        return f"the CPU: its cores are {float(every):.0f} % busy, the cards {busy:.0f} %"
-    if float(http) >= 85:
-        return f"the HTTP process: {float(http):.0f} % of a core, the cards {busy:.0f} % busy"
-    return f"nothing is full: the cards {busy:.0f} %, all cores {float(every):.0f} %"
+    if every >= 90:
+        return f"the CPU: its cores are {every:.0f} % busy, the cards {busy:.0f} %"
+    if http >= 85:
+        return f"the HTTP process: {http:.0f} % of a core, the cards {busy:.0f} % busy"
+    return f"none is full: the cards {busy:.0f} %, the cores {every:.0f} % by this"

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -52,6 +53,8 @@ class Seen:
 
     answers: list[tuple[float, float, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    refused: int = 0
+    """Answers with 503, which ask the client to try again."""
 
     def between(self, since: float, until: float) -> list[float]:
         """The latencies of requests sent in a span of time."""
@@ -98,8 +101,11 @@ class Crowd:
                 if self._patient and cut:
                     self.interrupted += 1
                     time.sleep(0.02)
+                elif "HTTP/1.1 503" in str(error):
+                    self.seen.refused += 1
                 else:
                     self.seen.wrong.append(repr(error))
+                    print(f"  WRONG after {time.monotonic() - sent:.2f} s: {error}", flush=True)
             turn += 1
         if client:
             client.close()
@@ -117,9 +123,10 @@ class Verdict:
             self.troubles.append(trouble)
             print(f"  FAILED: {trouble}", flush=True)
 
-    def judge(self, name: str, host: Host, crowd: Crowd) -> None:
-        """What must hold of everything that is shown."""
-        wrong = crowd.seen.wrong
+    def judge(self, name: str, host: Host, crowd: Crowd, *, refusals: int = 0) -> None:
+        """What must hold of everything that is shown; so many 503 may be among the answers."""
+        wrong, refused = crowd.seen.wrong, crowd.seen.refused
+        self.expect(refused <= refusals, f"{name}: {refused} requests were refused with 503")
         self.expect(not wrong, f"{name}: {len(wrong)} requests lost or wrong: {wrong[:1]}")
         self.expect(not host.happened("double-open"), f"{name}: a device was opened twice")
 
@@ -175,23 +182,22 @@ def soak(verdict: Verdict, options: argparse.Namespace) -> None:
             for turn in range(number):
                 card = turn % 2
                 kind = chance.choice(("kill", "kill", "kill", "segv", "stop", "hang", "abort"))
-                _await(
-                    lambda card=card: _state(server, CARDS[card]) == "ready",  # type: ignore[misc]
-                    f"{CARDS[card]} did not return",
-                )
                 _strike(host, server, card, kind)
                 struck[kind] += 1
                 if turn % 50 == 49:
-                    print(f"  {turn + 1} of {number}: {len(crowd.seen.answers)} answers, "
-                          f"{len(crowd.seen.wrong)} wrong", flush=True)  # fmt: skip
+                    seen = crowd.seen
+                    counts = f"{len(seen.answers)} answers, {len(seen.wrong)} wrong"
+                    print(f"  {turn + 1} of {number}: {counts}, {seen.refused} refused", flush=True)
         standin.wait_ready(server, 3)
         time.sleep(1)
         after = _held(server)
-        verdict.judge("soak", host, crowd)
+        # A picture whose two devices were killed one after the other is refused; all are answered.
+        verdict.judge("soak", host, crowd, refusals=number // 100)
     took = [seconds for _, seconds, _ in crowd.seen.answers]
     by = Counter(device for *_, device in crowd.seen.answers)
     print(f"  {sum(struck.values())} faults in {time.monotonic() - began:.0f} s: {dict(struck)}")
-    print(f"  {len(took)} answers, by device: {dict(by)}")
+    refused = crowd.seen.refused
+    print(f"  {len(took)} answers, by device: {dict(by)}; {refused} refused with 503")
     print(f"  latency: median {1000 * statistics.median(took):.0f} ms, worst {max(took):.2f} s")
     print(f"  held before: {before}\n  held after:  {after}")
     verdict.expect(after == before, f"soak: leaked: {before} → {after}")
@@ -199,9 +205,15 @@ def soak(verdict: Verdict, options: argparse.Namespace) -> None:
 
 
 def _strike(host: Host, server: Server, card: int, kind: str) -> None:
-    """Break a card's process; returns when the server has noticed."""
+    """Break a card's process once it is ready; returns when the server has noticed."""
     name = CARDS[card]
-    status = next(each for each in standin.devices(server) if each["id"] == name)
+    status: dict[str, Any] = {}
+
+    def ready() -> bool:
+        status.update(_status(server, name) or {})
+        return status["state"] == "ready" and bool(status["pid"])
+
+    _await(ready, f"{name} did not return")
     if kind in ("hang", "abort", "segv"):
         host.behave(f"apex_{card}", f"{LATENCY} invoke={kind} once")
     else:
@@ -234,15 +246,17 @@ def hotplug(verdict: Verdict, _options: argparse.Namespace) -> None:
                 print(
                     f"  {what:28} {device} {state} after {reached - began:.1f} s; {served} serves"
                 )
-            restarts = {each["id"]: each["restarts"] for each in standin.devices(server)}
+            failures = {each["id"]: each["failures"] for each in standin.devices(server)}
             log = server.log()
         detected = [line for line in log.splitlines() if "Detected" in line]
         print("\n".join(f"  {line[25:]}" for line in detected))
-        print(f"  {len(crowd.seen.answers)} answers; restarts: {restarts}")
+        print(f"  {len(crowd.seen.answers)} answers; failures: {failures}")
         words = [line.split("Detected ")[1].split(": ")[0] for line in detected]
         expected = ["cpu", CARDS[0], CARDS[0], "usb:2-1", "usb:2-3"]
         verdict.expect(words == expected, f"hotplug: detected {words}, not {expected}")
-        verdict.expect(not any(restarts.values()), f"hotplug: restarts {restarts}")
+        # On a machine that is overloaded, a stand-in's sleep may look like a hang.
+        odd = {kind for each in failures.values() for kind in each} - {"gone", "hang"}
+        verdict.expect(not odd, f"hotplug: failures {failures}")
         verdict.judge("hotplug", host, crowd)
 
 
@@ -286,7 +300,7 @@ def _ready_again(server: Server, old: set[int]) -> bool:
     return all(each["state"] == "ready" and each["pid"] not in old for each in shown)
 
 
-def _status(server: Server, device: str) -> dict[str, object] | None:
+def _status(server: Server, device: str) -> dict[str, Any] | None:
     return next((each for each in standin.devices(server) if each["id"] == device), None)
 
 

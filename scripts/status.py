@@ -18,7 +18,10 @@ def main() -> None:
         models = ", ".join(device["models"])
         state = f"{device['state']} {device['reason']}".strip()
         print(f"device {device['id']} ({device['about']}): {state}; {models}")  # noqa: T201
-    for note in ask("/ready")["notes"]:
+    ready = ask("/ready")
+    if ready["reason"]:
+        print(f"reason: {ready['reason']}")  # noqa: T201
+    for note in ready["notes"]:
         print(f"note: {note}")  # noqa: T201
 
 

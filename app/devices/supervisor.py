@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.detection import Outputs
-from app.devices import causes, link
+from app.devices import causes, link, telemetry
 from app.devices.causes import Stage
 from app.devices.discovery import Bus, Device
 from app.devices.job import Inference, Job
@@ -191,6 +191,7 @@ class Supervisor:
         self._telemetry = Telemetry()
         self._findings: tuple[Finding, ...] = ()
         self._hindrance: Hindrance | None = None
+        self._slow_told = False
         self._absent_since: float | None = None
         self._stage: Stage = ""
         self._link: Link | None = None
@@ -238,6 +239,11 @@ class Supervisor:
         self._absent_since = None
         self.device = sighting.device
         self._telemetry, self._findings = sighting.telemetry, sighting.findings
+        if slow := telemetry.slowed(self.device, self._slowdown):
+            self._findings += (slow,)
+            if not self._slow_told:
+                log.warning("%s", slow.says)
+        self._slow_told = slow is not None
         problem = sighting.device.problem or ("" if self._models else NO_MODEL)
         if unneeded:
             self._hinder(Hindrance("unusable", unneeded, urgent=True))
@@ -323,13 +329,17 @@ class Supervisor:
             restarts=self._counts["restarts"],
             failures=dict(self._failures),
             median_s={name: seconds for name, seconds in medians.items() if seconds is not None},
-            slowdown=max((each.slowdown for each in self._timings.values()), default=1.0),
+            slowdown=self._slowdown,
             busy_s=self._busy_s,
             utilisation=self._busy.share(now),
             answered_s_ago=now - self._answered if self._answered else None,
             telemetry=self._telemetry,
             warnings=tuple(finding.says for finding in self._findings),
         )
+
+    @property
+    def _slowdown(self) -> float:
+        return max((each.slowdown for each in self._timings.values()), default=1.0)
 
     # ------------------------------------------------------------ the device's thread
 

@@ -14,7 +14,7 @@ OFF_THE_BUS_C = -89.7
 """What the driver computes from a register that reads as all ones."""
 USB3_MBITS = 5000
 SLOWED = 1.8
-"""So many times its usual latency, and a device must have been throttled: its clock halves."""
+"""So many times its best latency, and a device was most likely throttled: its clock halves."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,17 @@ def findings(device: Device, shown: Telemetry) -> Iterator[Finding]:
             f"PCIe power saving (ASPM L1) is on for {where}, which makes some boards lose the "
             "card: boot the host with pcie_aspm=off",
         )
+
+
+def slowed(device: Device, slowdown: float) -> Finding | None:
+    """What its own latency tells of an Edge TPU; a stick shows its heat in no other way."""
+    if device.kind != "edgetpu" or slowdown < SLOWED:
+        return None
+    return Finding(
+        "slowed",
+        f"{device.id} takes {slowdown:.1f} times as long as at its best: it is throttled by heat, "
+        "so cool it, or the computer has too much else to do",
+    )
 
 
 def _card(device: Device, root: Path) -> Telemetry:

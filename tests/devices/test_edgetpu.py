@@ -140,6 +140,24 @@ def test_a_hot_card_gives_its_work_to_a_cooler_one(host: Host, make_rig: MakeRig
     assert rig.status(PCI).warnings == ()
 
 
+def test_a_stick_that_becomes_slow_is_thought_throttled_and_that_is_logged_once(
+    host: Host, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.add_usb()
+    host.behave(PORT, "latency_us=20000")
+    rig = make_rig().start()
+    for number in range(45):
+        rig.infer(number)
+    host.behave(PORT, "latency_us=80000")
+    for number in range(45):
+        rig.infer(number)
+    for _ in range(3):
+        rig.look()
+    assert rig.status(USB).slowdown > 2
+    assert "throttled by heat" in rig.status(USB).warnings[0]
+    assert sum("throttled by heat" in record.message for record in caplog.records) == 1
+
+
 # ---------------------------------------------------------------------------- why it can't be used
 
 

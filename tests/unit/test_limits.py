@@ -5,7 +5,7 @@ import math
 import pytest
 
 from app.devices.discovery import Bus
-from app.devices.limits import START_LIMIT_S, TIMINGS_KEPT, Backoff, Timings
+from app.devices.limits import START_LIMIT_S, TIMINGS_KEPT, Backoff, BusyShare, Timings
 
 
 def pauses(backoff: Backoff, *served_s: float) -> list[float]:
@@ -79,3 +79,33 @@ def test_a_cpu_may_be_as_slow_as_it_likes() -> None:
     timings.record(1e6)
     assert math.isfinite(timings.hang_limit_s)
     assert timings.hang_limit_s == 2e7
+
+
+def test_a_device_that_takes_twice_as_long_as_at_its_best_is_seen_to() -> None:
+    timings = Timings("pci")
+    assert timings.slowdown == 1.0
+    for seconds in [0.007] * 50:
+        timings.record(seconds)
+    assert timings.slowdown == pytest.approx(1.0)
+    for seconds in [0.014] * 50:
+        timings.record(seconds)
+    assert timings.slowdown == pytest.approx(2.0)
+    for seconds in [0.007] * 50:
+        timings.record(seconds)
+    assert timings.slowdown == pytest.approx(1.0)
+
+
+def test_the_busy_share_is_that_of_the_last_ten_seconds() -> None:
+    busy = BusyShare()
+    for second in range(100, 120):
+        for part in range(10):
+            busy.record(0.05, second + part / 10)
+    assert busy.share(120.0) == pytest.approx(0.5)
+    assert busy.share(125.0) == pytest.approx(0.25)
+    assert busy.share(1000.0) == 0.0
+
+
+def test_the_busy_share_is_never_more_than_all() -> None:
+    busy = BusyShare()
+    busy.record(60.0, 100.5)
+    assert busy.share(101.5) == 1.0

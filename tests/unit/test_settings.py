@@ -294,3 +294,20 @@ def test_a_key_and_a_file_of_keys_are_one_too_many(folder: Path) -> None:
 )
 def test_a_list_of_something_else_is_refused(variable: str, text: str) -> None:
     assert refusal({variable: text}).startswith(f"{variable}: takes ")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("on", "on"), ("off", "off"), ("yes", "on"), ("false", "off")]
+)
+def test_a_switch_in_the_file_may_be_what_yaml_takes_for_true_or_false(
+    tmp_path: Path, said: str, meant: str
+) -> None:
+    config = tmp_path / "reef.yaml"
+    config.write_text(f"cpu_fallback: {said}\n")
+    assert settings.load({"REEF_CONFIG": str(config)}).cpu_fallback == meant
+
+
+def test_a_switch_is_on_or_off() -> None:
+    assert settings.load({"REEF_CPU_FALLBACK": "OFF"}).cpu_fallback == "off"
+    with pytest.raises(SettingsError, match="REEF_CPU_FALLBACK: takes on or off, not 'maybe'"):
+        settings.load({"REEF_CPU_FALLBACK": "maybe"})
