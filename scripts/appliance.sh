@@ -209,12 +209,12 @@ describe() {
 key_option() {
     # shellcheck disable=SC2016 # the user's shell is to fill these in
     if [ -n "${REEF_API_KEY-}" ]; then
-        printf '-H "X-API-Key: %s" ' '$REEF_API_KEY'
+        printf -- '-H "X-API-Key: %s" ' '$REEF_API_KEY'
     elif [ -n "$(setting REEF_API_KEY '')" ]; then
-        printf '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' .env)"
+        printf -- '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' .env)"
     elif docker exec "$1" /opt/reef/venv/bin/python -c \
         'import sys; from app import settings; sys.exit(not settings.load().keys)'; then
-        printf '-H "X-API-Key: YOUR_KEY" '
+        printf -- '-H "X-API-Key: YOUR_KEY" '
     fi
 }
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,48 @@ def test_up_ends_with_a_curl_line_that_works_and_down_removes_it(builder: Checko
     down = builder.make("down")
     assert down.status == 0
     assert builder.make("status").status != 0
+
+
+KEY = "correct-horse-battery-staple"
+
+
+@pytest.mark.parametrize("where", ["shell", "file"])
+def test_with_a_key_the_curl_line_that_is_printed_brings_it(
+    image: str, checkout: Checkout, tmp_path: Path, where: str
+) -> None:
+    """`make up` and `make status` print the same. The key comes from the shell, or from a file of
+    Reef's, which only the user can know."""
+    (tmp_path / "reef.yaml").write_text(f"api_key: {KEY}\n")
+    (tmp_path / "reef.yaml").chmod(0o644)
+    tmp_path.chmod(0o755)
+    from_file = {"REEF_MODELS": str(tmp_path), "REEF_CONFIG": "/models/reef.yaml"}
+    environ = checkout.environ | {"REEF_IMAGE": image}
+    environ |= {"REEF_API_KEY": KEY} if where == "shell" else from_file
+    newer = docker("compose", "version").status == 0
+    compose = ["docker", "compose"] if newer else ["docker-compose"]
+    try:
+        subprocess.run(
+            [*compose, "up", "--detach", "--no-build"],
+            cwd=ROOT, env=environ, check=True, capture_output=True,
+        )  # fmt: skip
+        for _ in range(20):
+            status = Checkout(environ, image).make("status")
+            if status.status == 0:
+                break
+            time.sleep(0.5)
+        assert status.status == 0, status.err
+        (line,) = (line for line in status.out.splitlines() if line.startswith("  curl "))
+        assert KEY not in status.out + status.err
+        line = line.replace("YOUR_KEY", KEY) if where == "file" else line
+        answer = subprocess.run(
+            ["bash", "-c", f"{line} --silent"],
+            cwd=ROOT, env=environ, capture_output=True, check=True,
+        ).stdout  # fmt: skip
+        assert json.loads(answer)["predictions"][0]["class"] == "person"
+    finally:
+        subprocess.run(
+            [*compose, "down", "--volumes"], cwd=ROOT, env=environ, check=True, capture_output=True
+        )
 
 
 def test_up_says_why_it_failed_with_the_last_lines_of_the_log(builder: Checkout) -> None:
