@@ -1,7 +1,7 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status image run test check format lock accuracy measure clean
+.PHONY: help up down logs status image bench-image run test check format lock bench accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
@@ -17,13 +17,14 @@ help: ## List the targets.
 up: ## Build the container image, start it and wait until it is ready. PORT=5000
 	$(OTHER_PORT) scripts/appliance.sh up
 
-down logs status image:
+down logs status image bench-image:
 	scripts/appliance.sh $@
 
 down: ## Stop the container; its models and logs stay.
 logs: ## Follow the container's log.
 status: ## How the container is, and what is wrong with it.
 image: ## Build the container image, from Debian's archive where no registry answers.
+bench-image: ## Build the benchmark's image, for docker compose run --rm bench --mode quick
 
 run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
 	$(OTHER_PORT) exec $(BIN)/python -m app serve
@@ -43,10 +44,14 @@ format: $(VENV)/dev ## Format the code and mend what the linter can mend.
 	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/dev ## Lock requirements/*.in with hashes. UPGRADE=--upgrade takes the newest
-	for name in run dev; do \
+	for name in run bench dev; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-header $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in; \
 	done
+
+# What the benchmark ends with is in make's last line, `Error N`; make itself ends with 2 then.
+bench: $(VENV)/bench ## Measure a running server. ARGS="--mode quick --url http://box:5000"; ARGS=--help
+	$(BIN)/python bench/benchmark.py $(ARGS)
 
 accuracy: $(VENV)/dev ## Mean average precision through a running server. DATA=folder PORT=5000
 	test -n "$(DATA)" || { echo 'make accuracy DATA=folder: which has instances.json and images/' >&2; exit 2; }
@@ -66,7 +71,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo 'On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 
-$(VENV)/run $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
+$(VENV)/run $(VENV)/bench $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
 	echo 'Installing requirements/$*.txt into $(VENV) ...'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@

@@ -14,15 +14,19 @@ SOURCES = (
 TILE = (640, 480)
 QUALITY = 85
 
+FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP"}
+"""What Pillow calls them."""
+
 Size = tuple[int, int]  # width, height in pixels
 
 
-def camera_pictures(size: Size) -> list[bytes]:
+def camera_pictures(size: Size, kind: str = "JPEG") -> list[bytes]:
     """Different pictures of one size, with detail down to the pixel: sources side by side."""
     tiles = [_tile(path, size) for path in SOURCES]
     tiles += [ImageOps.mirror(tile) for tile in tiles]
     return [
-        _jpeg(_side_by_side(tiles[first:] + tiles[:first], size)) for first in range(len(tiles))
+        _file(_side_by_side(tiles[first:] + tiles[:first], size), kind)
+        for first in range(len(tiles))
     ]
 
 
@@ -41,8 +45,9 @@ def _side_by_side(tiles: list[Image.Image], size: Size) -> Image.Image:
     return picture
 
 
-def _jpeg(picture: Image.Image) -> bytes:
-    """Colours at half resolution (4:2:0), as cameras have them."""
+def _file(picture: Image.Image, kind: str) -> bytes:
+    """A JPEG has its colours at half resolution (4:2:0), as cameras have them."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    options = {"quality": QUALITY, "subsampling": "4:2:0"} if kind == "JPEG" else {}
+    picture.save(file, kind, **options)
     return file.getvalue()

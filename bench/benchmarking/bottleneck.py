@@ -1,0 +1,147 @@
+"""The closing sentence: what limits this box, and what would raise it. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.benchmarking.statistics import Figures
+
+BUSY_PCT = 85.0  # of a core, a device or the whole computer: it is full
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """What limits, how one sees it, and what would raise it."""
+
+    code: str
+    what: str
+    seen: str
+    remedy: str
+
+
+CORES = re.compile(r" of (\d+) cores?")
+"""What `/devices` says about a CPU: `AMD EPYC, 2 of 2 cores`."""
+
+ADVICE = {
+    "read": "the body arrives slowly: a faster network, or smaller pictures",
+    "decode": "smaller pictures, or JPEG instead of PNG or WebP: the decoder takes most of it",
+    "queue": "another device, or fewer requests at once: pictures wait for the device",
+    "post": "a higher min_score or a lower max_results: there is much to sort out in the answers",
+    "outside": "a better network, a client that keeps its connection open, or one that is closer",
+    "waiting to be sent": "fewer requests a second, or several clients: this client was late",
+    "between": "a faster processor: the HTTP process waits for its turn",
+}
+
+
+def bottleneck(summary: Mapping[str, Any]) -> Figures | None:
+    """What limits the level with the highest rate; None when nothing was measured."""
+    levels = [level for level in summary["levels"] if level["ok"]]
+    if not levels:
+        return None
+    level = max(levels, key=lambda each: float(each["ok_per_s"]["value"]))
+    found = _client(summary) or _full(level, summary) or _waited_for(level)
+    return asdict(found) if found else None
+
+
+def _client(summary: Mapping[str, Any]) -> Bottleneck | None:
+    codes = {each["code"] for each in summary["verdict"]["reasons"]}
+    if not codes & {"client_busy", "client_ceiling", "loop_lag"}:
+        return None
+    return Bottleneck(
+        "client",
+        "this benchmark's own computer",
+        "the client was late or full, see the verdict",
+        "run it on another computer; what the server can do is not known yet",
+    )
+
+
+def _full(level: Figures, summary: Mapping[str, Any]) -> Bottleneck | None:
+    """Something that has no room left."""
+    system = summary["system"]
+    stages = level["stages_ms"] or {}
+    inference = stages.get("inference", {}).get("mean")
+    busy, http, cpu = (
+        _mean(system, name) for name in ("device_busy_pct", "http_cpu_pct", "cpu_pct")
+    )
+    devices = " and ".join(sorted({each["device"] for each in level["answered_by"]})) or "device"
+    if devices == "cpu":
+        cpu = cpu if summary["target"]["local"] else _of_the_server(summary)
+        if cpu is not None and cpu > BUSY_PCT:
+            return Bottleneck(
+                "processor",
+                "the processor",
+                f"its cores are {cpu:.0f} % busy at {level['ok_per_s']['value']:.1f} requests/s, "
+                f"an inference takes {_ms(inference)}",
+                "an Edge TPU takes the inference off it; or a processor with more cores",
+            )
+    elif busy is not None and busy > BUSY_PCT:
+        return Bottleneck(
+            "device",
+            f"the device ({devices})",
+            f"it infers {busy:.0f} % of the time, {_ms(inference)} for each picture",
+            "another Edge TPU, or a smaller model",
+        )
+    if http is not None and http > BUSY_PCT:
+        return Bottleneck(
+            "http",
+            "the server's HTTP process",
+            f"it uses {http:.0f} % of a core",
+            "smaller pictures, or a processor with faster cores",
+        )
+    if level["rejected"] > 0.01 * level["requests"]:
+        return Bottleneck(
+            "queue",
+            "the server's queue",
+            f"{level['rejected']} of {level['requests']} requests were refused",
+            "another device; a longer queue (REEF_QUEUE) only makes clients wait longer",
+        )
+    return None
+
+
+def _waited_for(level: Figures) -> Bottleneck | None:
+    """Nothing is full: then it is what a client waits for longest."""
+    stages = level["stages_ms"]
+    if not stages:
+        return None
+    whole = sum(each["mean"] for each in stages.values())
+    name, most = max(stages.items(), key=lambda each: float(each[1]["mean"]))
+    devices = {each["device"] for each in level["answered_by"]}
+    advice = ADVICE.get(name, "a smaller model")
+    if name == "inference":
+        advice = "an Edge TPU, or a smaller model" if devices == {"cpu"} else "a smaller model"
+        if level["load"] == "closed":
+            advice += "; more clients at once would use what is idle now"
+    share = most["mean"] / whole if whole else 0.0
+    named = {"inference": "the inference", "outside": "the way to the server and back"}
+    return Bottleneck(
+        "latency",
+        f"{named.get(name, name)}, which takes {100 * share:.0f} % of a request",
+        f"{_ms(most['mean'])} of {_ms(whole)}; nothing is full",
+        advice,
+    )
+
+
+def sentence(found: Mapping[str, str]) -> str:
+    """For people."""
+    return f"What limits it: {found['what']} ({found['seen']}). What would raise it: " + (
+        f"{found['remedy']}."
+    )
+
+
+def _of_the_server(summary: Mapping[str, Any]) -> float | None:
+    """How busy a server elsewhere keeps its cores; a CPU device says how many there are."""
+    used = _mean(summary["system"], "server_cpu_pct")
+    for device in summary["target"]["devices"]:
+        if used is not None and (cores := CORES.search(str(device["about"]))):
+            return used / int(cores[1])
+    return None
+
+
+def _mean(system: Mapping[str, Any], name: str) -> float | None:
+    found = system.get(name)
+    return None if found is None else float(found["mean"])
+
+
+def _ms(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f} ms"
