@@ -57,6 +57,60 @@ RUN set -eux; \
       --mirror "${EDGETPU_MIRROR}" --variant "${LIBEDGETPU_VARIANT}" \
       --sha256 "${LIBEDGETPU_SHA256}" --architecture "$(dpkg --print-architecture)"
 
+# ---------------------------------------------------------------------------- the benchmark
+# An image of its own: docker build --target bench --build-arg BENCH=1 --tag reef-bench:local .
+# Without BENCH its stages do nothing, because the classic builder passes through all of them on its
+# way to the last one, the server, which takes nothing from here.
+FROM wheels AS bench-wheels
+
+ARG BENCH=
+ARG PIP_INDEX_URL
+
+COPY requirements/bench.txt /build/bench.txt
+RUN set -eux; \
+    mkdir /opt/bench; \
+    [ -n "${BENCH}" ] || exit 0; \
+    python3 -m venv /build/pip; \
+    python3 -m venv --without-pip /opt/bench/venv; \
+    /build/pip/bin/python -m pip --python /opt/bench/venv/bin/python install --quiet \
+      --disable-pip-version-check --no-cache-dir --no-compile --only-binary :all: \
+      --require-hashes --requirement /build/bench.txt; \
+    rm -rf /build/pip; \
+    find /opt/bench/venv/lib/python3*/site-packages -type d -name tests -prune -exec rm -r {} +; \
+    /opt/bench/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/bench/venv
+
+FROM ${BASE} AS bench
+
+ARG BENCH=
+RUN set -eux; \
+    [ -n "${BENCH}" ] || exit 0; \
+    apt-get update; \
+    apt-get install --yes --no-install-recommends python3; \
+    rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/log/alternatives.log; \
+    find / -xdev -perm /6000 -exec chmod a-s {} +
+
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+
+WORKDIR /work
+ENTRYPOINT ["/opt/bench/venv/bin/python", "/opt/bench/bench/as_owner.py"]
+
+COPY --from=bench-wheels /opt/bench /opt/bench
+COPY app/__init__.py /opt/bench/app/
+COPY models/selftest_person.jpg /opt/bench/models/
+COPY tests/pictures /opt/bench/tests/pictures
+COPY bench /opt/bench/bench
+
+ARG REVISION=
+ENV BENCH_REVISION=${REVISION}
+
+RUN set -eux; \
+    mkdir -p /work/benchmark_results; \
+    [ -n "${BENCH}" ] || exit 0; \
+    /opt/bench/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash \
+      /opt/bench/app /opt/bench/bench; \
+    /opt/bench/venv/bin/python /opt/bench/bench/benchmark.py --version
+
 # ---------------------------------------------------------------------------- the image
 FROM ${BASE}
 

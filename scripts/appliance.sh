@@ -11,13 +11,14 @@ LOG_LINES=20
 
 usage() {
     cat <<END
-Usage: scripts/appliance.sh image | up | down | logs | status
+Usage: scripts/appliance.sh image | up | down | logs | status | bench-image
 
   image   builds the image, on $PULLED or, where no registry answers, on a base made
           from Debian's archive by scripts/base-image.sh
   up      builds it, starts it, waits until it is ready and says how to use it
   down    stops it and removes the container; models and logs stay
   logs    shows its log and follows it, until Ctrl-C
+  bench-image  builds the image of the benchmark, on the same base
   status  says whether it runs, on which devices, and what is wrong
 
 It reads what docker compose reads: .env.example explains every variable. Where this computer has
@@ -28,7 +29,7 @@ END
 main() {
     cd "$(dirname "$0")/.."
     case ${1:---help} in
-    image | up | down | logs | status) need_docker && "do_$1" ;;
+    image | up | down | logs | status | bench-image) need_docker && "do_${1//-/_}" ;;
     --help | -h) usage ;;
     *) die "no such command: $1; see --help" ;;
     esac
@@ -53,6 +54,17 @@ do_image() {
         --build-arg "CREATED=$(of_commit log -1 --format=%cI)" "${again[@]}" reef ||
         die "the build failed; the lines above say why${tpu:+. EDGETPU=none builds for the CPU alone}"
     label "$image"
+}
+
+do_bench_image() {
+    local image
+    image=$(setting BENCH_IMAGE reef-bench:local)
+    choose_base
+    say "building $image"
+    compose --profile bench build \
+        --build-arg "REVISION=$(of_commit describe --always --abbrev=40 --exclude='*' --dirty)" bench ||
+        die "the build failed; the lines above say why"
+    say "$image, $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB"
 }
 
 # What git says of the sources; nothing where they came without it.

@@ -11,6 +11,7 @@ import pytest
 from tests import colour_model
 from tests.client import ENVIRON
 from tests.container.engine import (
+    BENCH_IMAGE,
     HARDENED,
     IMAGE,
     LABEL,
@@ -67,9 +68,17 @@ def image(pytestconfig: pytest.Config) -> Iterator[str]:
     sweep()
 
 
-def _build() -> None:
+@pytest.fixture(scope="session")
+def bench_image(image: str) -> str:
+    """The benchmark's image; built if it is not there."""
+    if docker("image", "inspect", BENCH_IMAGE).status:
+        _build("bench-image")
+    return BENCH_IMAGE
+
+
+def _build(target: str = "image") -> None:
     built = subprocess.run(
-        ["make", "image"],
+        ["make", target],
         cwd=ROOT,
         env=ENVIRON,
         stdin=subprocess.DEVNULL,
@@ -80,7 +89,7 @@ def _build() -> None:
         check=False,
     )
     if built.returncode:
-        pytest.fail(f"make image failed:\n{built.stdout[-3000:]}", pytrace=False)
+        pytest.fail(f"make {target} failed:\n{built.stdout[-3000:]}", pytrace=False)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 from tests.client import Client
 
 IMAGE = os.environ.get("REEF_IMAGE") or "reef:local"
+BENCH_IMAGE = "reef-bench:local"
 PORT = 5000
 LABEL = f"reef.test={uuid.uuid4().hex}"
 """What this run creates carries it, and what carries it is removed at the end."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests import support
 from tests.client import ENVIRON, free_port, picture
-from tests.container.engine import IMAGE, Container, docker
+from tests.container.engine import IMAGE, Container, Said, docker
 from tests.support import ROOT
 
 COMPOSES = {"1.29": ("docker-compose",), "2": ("docker", "compose")}
@@ -49,16 +49,21 @@ class Compose:
 
     def __call__(self, *arguments: str, **settings: str) -> str:
         """Run a command of it; what it printed. Fails the test when it fails."""
+        said = self.run(*arguments, **settings)
+        assert said.status == 0, said.err
+        return said.out
+
+    def run(self, *arguments: str, within_s: float = UP_S + 60, **settings: str) -> Said:
+        """Run a command of it, whatever comes of it."""
         done = subprocess.run(
             [*self._command, *arguments],
             env=self.environ | settings,
             capture_output=True,
             text=True,
-            timeout=UP_S + 60,
+            timeout=within_s,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return Said(done.returncode, done.stdout, done.stderr)
 
     def config(self, **settings: str) -> dict[str, Any]:
         """The service as Compose understands it."""

@@ -54,6 +54,17 @@ def handed_on() -> set[str]:
     return set(REEF["environment"])
 
 
+def test_the_benchmark_is_no_part_of_the_service() -> None:
+    """It is started by name only, with an image of its own, and may become the user, not more."""
+    bench = yaml.safe_load(TEXT)["services"]["bench"]
+    assert bench["profiles"] == ["bench"]
+    assert bench["image"] != REEF["image"]
+    assert (bench["build"]["target"], "target" in REEF["build"]) == ("bench", False)
+    assert bench["read_only"] is True
+    assert (bench["cap_drop"], set(bench["cap_add"])) == (["ALL"], {"SETGID", "SETUID"})
+    assert bench["security_opt"] == ["no-new-privileges:true"]
+
+
 def test_every_setting_is_handed_on_but_those_that_the_image_fixes() -> None:
     fixed = {f"REEF_{name.upper()}" for name in tables.FIXED_IN_THE_IMAGE}
     assert handed_on() == SETTINGS - fixed
@@ -80,8 +91,8 @@ def test_it_is_hardened() -> None:
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_no_file_asks_for_privileges_or_for_the_engine(path: Any) -> None:
-    (service,) = yaml.safe_load(path.read_text())["services"].values()
-    assert "privileged" not in service
+    services = yaml.safe_load(path.read_text())["services"].values()
+    assert not any("privileged" in service for service in services)
     assert "docker.sock" not in path.read_text()
 
 
