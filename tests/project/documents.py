@@ -21,7 +21,7 @@ DOCUMENTS = sorted(
 SETTINGS = {variable(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
 ENV_LINE = re.compile(r"^#?([A-Z_0-9]+)=(.*)$", re.MULTILINE)
 FOR_COMPOSE = dict(ENV_LINE.findall((ROOT / ".env.example").read_text()))
-FOR_TESTS = {"REEF_REQUIRE_CONTAINER"}
+FOR_TESTS = {"REEF_REQUIRE_BROWSER", "REEF_REQUIRE_CONTAINER"}
 VARIABLES = SETTINGS | set(FOR_COMPOSE) | FOR_TESTS
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
