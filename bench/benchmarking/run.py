@@ -111,6 +111,8 @@ def run(options: Options) -> tuple[Files, Figures]:
     )
     requests = corpus.prepare(target, pictures, options.query, salted=options.unique)
     about = server.find_out(target, options.wait_s)
+    if options.save_golden:
+        _touch(options.save_golden)
     files = Files.new(options.output)
     mean_bytes = int(statistics.mean(len(each.content) for each in pictures))
     state = _State(plan=plan.described(plan.steps(options.plan)))
@@ -273,6 +275,14 @@ def _interruptible(loop: asyncio.AbstractEventLoop, body: Any, state: _State) ->
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+def _touch(path: Path) -> None:
+    """Find out now, and not after the run, that a file can't be written."""
+    try:
+        path.touch()
+    except OSError as error:
+        raise WrongUsage(f"--save-golden: {error}") from error
 
 
 def _asked(slo: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

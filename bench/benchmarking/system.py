@@ -109,14 +109,13 @@ class Host:
         sample.load1 = os.getloadavg()[0]
         sample.mem_used_mb = psutil.virtual_memory().used / MB
         sample.swap_mb = psutil.swap_memory().used / MB
-        frequency = psutil.cpu_freq()
-        sample.cpu_mhz = frequency.current if frequency and frequency.current else None
+        sample.cpu_mhz = cpu_mhz()
         sample.cpu_temp_c = cpu_temperature(self._root)
         sample.throttled = self._throttled()
-        traffic = psutil.net_io_counters()
         rate = self._rates.per_second
-        sample.net_rx_kbs = _scaled(rate("rx", traffic.bytes_recv), 1e-3)
-        sample.net_tx_kbs = _scaled(rate("tx", traffic.bytes_sent), 1e-3)
+        if traffic := psutil.net_io_counters():
+            sample.net_rx_kbs = _scaled(rate("rx", traffic.bytes_recv), 1e-3)
+            sample.net_tx_kbs = _scaled(rate("tx", traffic.bytes_sent), 1e-3)
         times = self._self.cpu_times()
         sample.client_cpu_pct = _scaled(rate("client", times.user + times.system), 100)
         sample.client_rss_mb = self._self.memory_info().rss / MB
@@ -226,6 +225,15 @@ def fill_edge_tpu(sample: Sample, series: Series) -> None:
         sample.tpu_throttle_level = max(found)
     if found := values(series, "reef_device_warnings"):
         sample.device_warnings = sum(found)
+
+
+def cpu_mhz() -> float | None:
+    """What the cores run at; some boards and virtual machines don't tell."""
+    try:
+        frequency = psutil.cpu_freq()
+    except (OSError, NotImplementedError, AttributeError):
+        return None
+    return frequency.current if frequency and frequency.current else None
 
 
 def cpu_temperature(root: Path = Path("/")) -> float | None:

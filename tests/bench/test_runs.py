@@ -232,6 +232,13 @@ def test_answers_are_held_against_a_golden_file(tmp_path: Path) -> None:
     assert "not as in the golden file: no person" in result.out.replace("\n  ", " ")
 
 
+def test_a_golden_file_that_can_not_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    with scripted() as server:
+        result = benchmark(server.url, tmp_path, "--save-golden", "/no/such/folder/golden.json")
+        assert server.asked == 0
+    assert (result.status, result.err.count("\n")) == (2, 1)
+
+
 def test_nobody_there_is_told_in_one_line(tmp_path: Path) -> None:
     result = benchmark(f"http://127.0.0.1:{free_port()}", tmp_path / "out")
     assert result.status == 4

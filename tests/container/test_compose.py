@@ -49,7 +49,7 @@ class Compose:
 
     def __call__(self, *arguments: str, **settings: str) -> str:
         """Run a command of it; what it printed. Fails the test when it fails."""
-        said = self.run(*arguments, **settings)
+        said = self.run(*arguments, within_s=UP_S + 60, **settings)
         assert said.status == 0, said.err
         return said.out
 
