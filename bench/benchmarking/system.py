@@ -51,11 +51,12 @@ class Sampler(threading.Thread):
         self._server = Server(target, local=local)
 
     def run(self) -> None:
-        """See above. Samples keep to the second, whatever one of them takes."""
+        """See above. Samples keep to the second; when one took too long, the next ones come later:
+        what is a difference of counters would mean little over a moment."""
         self._take()  # counters have a difference from the second sample on
         due = now()
         while not self._ended.is_set():
-            due += PERIOD_S
+            due = max(due + PERIOD_S, now() + PERIOD_S / 2)
             if not self._ended.wait(max(0.0, due - now())):
                 self._on_sample(self._take())
         self._server.close()
