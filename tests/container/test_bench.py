@@ -144,7 +144,10 @@ def test_it_sees_pictures_of_ones_own(job: Job, tmp_path: Path) -> None:
 
 
 def test_it_is_not_started_with_the_service(compose: Compose) -> None:
-    assert "bench" not in compose("ps")
+    label = "com.docker.compose"
+    running = told("ps", "--all", "--filter", f"label={label}.project={compose.project}",
+                   "--format", f'{{{{.Label "{label}.service"}}}}')  # fmt: skip
+    assert running == "reef"
 
 
 def test_the_servers_image_has_nothing_of_it(image: str, bench_image: str) -> None:
