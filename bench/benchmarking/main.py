@@ -39,6 +39,9 @@ def main(argv: Sequence[str]) -> int:
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:  # a full disk, most likely
+        print(f"benchmark: {error}", file=sys.stderr)
+        return INVALID
     except KeyboardInterrupt:  # after the measurement; while it lasts, it is handled there
         print("benchmark: interrupted; what was measured is kept", file=sys.stderr)
         return INTERRUPTED

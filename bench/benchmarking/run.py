@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import statistics
 import sys
@@ -17,7 +18,7 @@ from bench.benchmarking.calibrate import ceiling
 from bench.benchmarking.client import Target
 from bench.benchmarking.errors import WrongUsage
 from bench.benchmarking.loops import Gauge, Runner, Setup, Tally, event_loop
-from bench.benchmarking.options import Options
+from bench.benchmarking.options import URL_VARIABLE, Options
 from bench.benchmarking.plan import Step
 from bench.benchmarking.rows import Row, Sample, Writer, read
 from bench.benchmarking.statistics import LEAST_GAIN, Figures, gain
@@ -110,6 +111,8 @@ def run(options: Options) -> tuple[Files, Figures]:
     )
     requests = corpus.prepare(target, pictures, options.query, salted=options.unique)
     about = server.find_out(target, options.wait_s)
+    if options.save_golden:
+        _touch(options.save_golden)
     files = Files.new(options.output)
     mean_bytes = int(statistics.mean(len(each.content) for each in pictures))
     state = _State(plan=plan.described(plan.steps(options.plan)))
@@ -274,6 +277,14 @@ def _interruptible(loop: asyncio.AbstractEventLoop, body: Any, state: _State) ->
             loop.remove_signal_handler(number)
 
 
+def _touch(path: Path) -> None:
+    """Find out now, and not after the run, that a file can't be written."""
+    try:
+        path.touch()
+    except OSError as error:
+        raise WrongUsage(f"--save-golden: {error}") from error
+
+
 def _asked(slo: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What was asked for, once for all levels."""
     pairs = dict.fromkeys((each["percentile"], each["most_ms"]) for each in slo)
@@ -281,8 +292,8 @@ def _asked(slo: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _beside(options: Options) -> bool:
-    """Whether the container's default was taken: the server is the container beside this one."""
-    return "--url" not in " ".join(options.argv) and environment.host()["in_container"] is True
+    """Whether the server is the container beside this one's, which compose.yaml names."""
+    return options.url == os.environ.get(URL_VARIABLE)
 
 
 def _utc() -> str:

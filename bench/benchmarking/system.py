@@ -51,11 +51,12 @@ class Sampler(threading.Thread):
         self._server = Server(target, local=local)
 
     def run(self) -> None:
-        """See above. Samples keep to the second, whatever one of them takes."""
+        """See above. Samples keep to the second; when one took too long, the next ones come later:
+        what is a difference of counters would mean little over a moment."""
         self._take()  # counters have a difference from the second sample on
         due = now()
         while not self._ended.is_set():
-            due += PERIOD_S
+            due = max(due + PERIOD_S, now() + PERIOD_S / 2)
             if not self._ended.wait(max(0.0, due - now())):
                 self._on_sample(self._take())
         self._server.close()
@@ -109,14 +110,13 @@ class Host:
         sample.load1 = os.getloadavg()[0]
         sample.mem_used_mb = psutil.virtual_memory().used / MB
         sample.swap_mb = psutil.swap_memory().used / MB
-        frequency = psutil.cpu_freq()
-        sample.cpu_mhz = frequency.current if frequency and frequency.current else None
+        sample.cpu_mhz = cpu_mhz()
         sample.cpu_temp_c = cpu_temperature(self._root)
         sample.throttled = self._throttled()
-        traffic = psutil.net_io_counters()
         rate = self._rates.per_second
-        sample.net_rx_kbs = _scaled(rate("rx", traffic.bytes_recv), 1e-3)
-        sample.net_tx_kbs = _scaled(rate("tx", traffic.bytes_sent), 1e-3)
+        if traffic := psutil.net_io_counters():
+            sample.net_rx_kbs = _scaled(rate("rx", traffic.bytes_recv), 1e-3)
+            sample.net_tx_kbs = _scaled(rate("tx", traffic.bytes_sent), 1e-3)
         times = self._self.cpu_times()
         sample.client_cpu_pct = _scaled(rate("client", times.user + times.system), 100)
         sample.client_rss_mb = self._self.memory_info().rss / MB
@@ -226,6 +226,15 @@ def fill_edge_tpu(sample: Sample, series: Series) -> None:
         sample.tpu_throttle_level = max(found)
     if found := values(series, "reef_device_warnings"):
         sample.device_warnings = sum(found)
+
+
+def cpu_mhz() -> float | None:
+    """What the cores run at; some boards and virtual machines don't tell."""
+    try:
+        frequency = psutil.cpu_freq()
+    except (OSError, NotImplementedError, AttributeError):
+        return None
+    return frequency.current if frequency and frequency.current else None
 
 
 def cpu_temperature(root: Path = Path("/")) -> float | None:

@@ -58,14 +58,15 @@ class Scripted:
 
     async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                body = await reader.readexactly(_length(head))
-                if not await self._answer(head, body, writer):
-                    writer.transport.abort()
-                    return
-        writer.close()
+        try:
+            with suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+                while True:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    body = await reader.readexactly(_length(head))
+                    if not await self._answer(head, body, writer):
+                        break
+        finally:
+            writer.transport.abort()
 
     async def _answer(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
         route = head.split()[1].split(b"?")[0].decode()
@@ -109,14 +110,14 @@ def scripted(script: Script | Reply = GOOD, *, keep_bodies: bool = False) -> Ite
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
         listening.close()
+        await asyncio.sleep(0.05)  # what was accepted this moment becomes a connection
+        for task in asyncio.all_tasks() - {main}:
+            task.cancel()
+        await asyncio.sleep(0.05)  # and is hung up on
 
     def run() -> None:
         asyncio.set_event_loop(loop)
         loop.run_until_complete(main)
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.close()
 
     main = loop.create_task(serve())

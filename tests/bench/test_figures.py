@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from bench.benchmarking import plan, statistics
 from bench.benchmarking.compare import compare
 from bench.benchmarking.plan import Closed, Goal, Open, Request, Step
 from tests.bench.made import made, rows, steady, summary
+from tests.support import ROOT
 
 times = st.lists(st.floats(0.001, 60_000, allow_nan=False), min_size=1, max_size=300)
 
@@ -159,9 +161,9 @@ def test_a_percentile_is_of_all_requests_and_no_mean_of_windows() -> None:
     assert (found["p50"]["value"], found["p90"]["value"]) == (10, 1000)
 
 
-def level(name: str, rate: float, load: str = "closed", **more: int) -> dict[str, Any]:
+def level(name: str, rate: float, load: str = "closed", **more: float) -> dict[str, Any]:
     return {"level": name, "load": load, "ok_per_s": {"value": rate}, "requests": 1000,
-            "errors": 0, "rejected": 0} | more  # fmt: skip
+            "errors": 0, "rejected": 0, "pace": 1.0} | more  # fmt: skip
 
 
 def test_the_knee_is_where_twice_the_clients_bring_nothing() -> None:
@@ -171,12 +173,27 @@ def test_the_knee_is_where_twice_the_clients_bring_nothing() -> None:
     assert statistics.knee(found[:1]) is None
 
 
+def test_the_pace_is_what_came_back_over_what_was_due() -> None:
+    due = [
+        replace(
+            row, load="open", level="50/s", scheduled_s=row.seq / 50, done_s=row.seq / 50 + 0.02
+        )
+        for row in steady(101)
+    ]
+    assert statistics.level(due)["pace"] == pytest.approx(1, abs=0.01)
+    late = [replace(row, done_s=row.done_s + row.seq / 50) for row in due]  # half as fast as asked
+    assert statistics.level(late)["pace"] == pytest.approx(0.5, abs=0.01)
+    assert statistics.level(steady(100))["pace"] is None
+
+
 def test_the_knee_of_rates_is_the_highest_that_was_kept_up_with() -> None:
-    found = [level("40/s", 40, "open"), level("80/s", 79, "open"), level("120/s", 85, "open")]
+    found = [level("40/s", 40, "open"), level("80/s", 79, "open")]
+    found.append(level("120/s", 85, "open", pace=0.7))
     assert statistics.knee(found) == {"level": "80/s", "ok_per_s": 79, "passed": True}
     refused = level("80/s", 79, "open", rejected=100)
     assert statistics.knee([found[0], refused]) == {"level": "40/s", "ok_per_s": 40, "passed": True}
-    none = statistics.knee([level("40/s", 10, "open"), level("80/s", 12, "open")])
+    slow = [level("40/s", 10, "open", pace=0.3), level("80/s", 12, "open", pace=0.2)]
+    none = statistics.knee(slow)
     assert none == {"level": None, "ok_per_s": 12, "passed": True}
 
 
@@ -222,3 +239,12 @@ def test_a_comparison_warns_of_what_can_not_be_compared() -> None:
     nothing = compare(old, summary(made(steady(100), level="2 clients")))
     assert nothing["differences"] == []
     assert "no level in common" in nothing["warnings"][0]
+
+
+def test_the_guide_tells_what_modes_and_percentiles_need() -> None:
+    guide = (ROOT / "docs" / "benchmarking.md").read_text()
+    for name, mode in plan.MODES.items():
+        length = f"{mode.seconds:g} s" if mode.seconds < 600 else f"{mode.seconds / 60:g} minutes"
+        assert f"| `{name}` | {mode.requests:,} requests and {length}, " in guide
+    for name, (_, least) in p.GATES.items():
+        assert name == "p50" or f"{name.replace('_', '.')} {least}" in guide

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench.benchmarking.rows import Row
-from tests.bench.scripted import GOOD, PREDICTIONS, Reply, scripted
+from tests.bench.scripted import GOOD, PREDICTIONS, Reply, Script, scripted
 from tests.bench.tool import COMMAND, Result, arguments, benchmark, finished
 from tests.client import ENVIRON, free_port
 from tests.support import ROOT, wait_for
@@ -232,6 +232,13 @@ def test_answers_are_held_against_a_golden_file(tmp_path: Path) -> None:
     assert "not as in the golden file: no person" in result.out.replace("\n  ", " ")
 
 
+def test_a_golden_file_that_can_not_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+    with scripted() as server:
+        result = benchmark(server.url, tmp_path, "--save-golden", "/no/such/folder/golden.json")
+        assert server.asked == 0
+    assert (result.status, result.err.count("\n")) == (2, 1)
+
+
 def test_nobody_there_is_told_in_one_line(tmp_path: Path) -> None:
     result = benchmark(f"http://127.0.0.1:{free_port()}", tmp_path / "out")
     assert result.status == 4
@@ -311,17 +318,36 @@ def test_percentiles_are_gated_at_661_and_662(tmp_path: Path) -> None:
             assert level["latency_ms"]["p99"]["high"] is not None
 
 
-def test_a_sweep_finds_the_knee(tmp_path: Path) -> None:
-    """Three at a time: the server answers each in 100 ms, but the fourth waits."""
-    busy: list[float] = [0.0] * 3
+def three_at_a_time() -> Script:
+    """The server answers each in 100 ms, but a fourth waits: 30 a second at most."""
+    busy = [0.0] * 3
 
-    def three_at_a_time(_number: int) -> Reply:
+    def script(_number: int) -> Reply:
         now = time.monotonic()
         free = min(range(3), key=busy.__getitem__)
         busy[free] = max(now, busy[free]) + 0.1
         return Reply(delay_s=busy[free] - now)
 
-    with scripted(three_at_a_time) as server:
+    return script
+
+
+def test_a_sweep_of_rates_shows_what_the_server_can(tmp_path: Path) -> None:
+    with scripted(three_at_a_time()) as server:
+        result = benchmark(server.url, tmp_path, "--sweep", "rate", "--duration", "2",
+                           "--arrivals", "constant", "--warmup", "0")  # fmt: skip
+    check(result)
+    rates = [float(level["level"].removesuffix("/s")) for level in result.summary["levels"]]
+    assert len(rates) == 7
+    capacity = rates[4]
+    assert 15 < capacity < 31
+    first, *_, last = result.summary["levels"]
+    assert last["latency_ms"]["p90"]["value"] > 2 * first["latency_ms"]["p50"]["value"]
+    assert result.summary["knee"]["ok_per_s"] < 31
+    assert {row.phase for row in result.rows} == {"baseline", "measure"}
+
+
+def test_a_sweep_finds_the_knee(tmp_path: Path) -> None:
+    with scripted(three_at_a_time()) as server:
         result = benchmark(server.url, tmp_path, "--sweep", "clients", "--duration", "2")
     check(result)
     knee = result.summary["knee"]

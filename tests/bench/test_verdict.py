@@ -1,6 +1,7 @@
 """VALID and INVALID, with every reason: on rows of known values, so that no machine disturbs it."""
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -171,3 +172,11 @@ def test_a_server_that_refuses_has_a_full_queue() -> None:
 
 def test_without_a_success_there_is_no_bottleneck() -> None:
     assert summary(made(steady(20), outcome="reset"))["bottleneck"] is None
+
+
+def test_every_reason_is_explained() -> None:
+    kinds = SCHEMA["properties"]["verdict"]["properties"]["reasons"]["items"]["properties"]
+    guide = (ROOT / "docs" / "benchmarking.md").read_text()
+    told = {code for line in guide.splitlines() if line.startswith("| `")
+            for code in re.findall(r"`(\w+)`", line.split("|")[1])}  # fmt: skip
+    assert set(kinds["code"]["enum"]) <= told
