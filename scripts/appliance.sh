@@ -21,8 +21,9 @@ Usage: scripts/appliance.sh image | sbom | up | attach | down | logs | status | 
   attach  starts it in the foreground; for reef.service
   down    stops it and removes the container; models and logs stay
   logs    shows its log and follows it, until Ctrl-C
-  bench-image  builds the image of the benchmark, on the same base
   status  says whether it runs, on which devices, and what is wrong
+  bench-image
+          builds the image of the benchmark, on the same base
 
 It reads what docker compose reads: .env.example explains every variable. Where this computer has
 an Edge TPU, EDGETPU is 'required' unless it is set: the build then stops without its files.

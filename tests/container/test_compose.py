@@ -55,18 +55,18 @@ class Compose:
 
     def __call__(self, *arguments: str, **settings: str) -> str:
         """Run a command of it; what it printed. Fails the test when it fails."""
-        said = self.run(*arguments, **settings)
+        said = self.run(*arguments, within_s=UP_S + 60, **settings)
         assert said.status == 0, said.err
         return said.out
 
-    def run(self, *arguments: str, **settings: str) -> Said:
+    def run(self, *arguments: str, within_s: float = UP_S + 60, **settings: str) -> Said:
         """Run a command of it, whatever comes of it."""
         done = subprocess.run(
             [*self._command, *self._files, *arguments],
             env=self.environ | settings,
             capture_output=True,
             text=True,
-            timeout=UP_S + 60,
+            timeout=within_s,
             check=False,
         )
         return Said(done.returncode, done.stdout, done.stderr)
