@@ -38,6 +38,7 @@ REAP_PATIENCE_S = 5.0  # before the log says that a killed process is still ther
 STUCK_S = 60.0  # what a card in trouble may take until its killed process is gone
 ABSENT_S = 3.0  # a device that is not seen for so long is gone; a reset takes it away for less
 UNKNOWN_MEDIAN_S = 0.01
+NEARLY_WELL = 1.3  # times its best latency; a device that was slow may be told slow again after it
 HOT_FACTOR = 4  # a hot device counts as so many times slower than it is, and can cool down
 
 STARTING = "is being started"
@@ -243,7 +244,9 @@ class Supervisor:
             self._findings += (slow,)
             if not self._slow_told:
                 log.warning("%s", slow.says)
-        self._slow_told = slow is not None
+            self._slow_told = True
+        elif self._slowdown < NEARLY_WELL:
+            self._slow_told = False
         problem = sighting.device.problem or ("" if self._models else NO_MODEL)
         if unneeded:
             self._hinder(Hindrance("unusable", unneeded, urgent=True))

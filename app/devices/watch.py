@@ -1,7 +1,9 @@
 """Looks at the host again and again: devices that come, go, run hot or are badly connected."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +13,8 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 """It reads a few dozen small files; a card's temperature changes more slowly."""
+REPEAT_S = 600.0
+"""What comes and goes, like heat around a trip point, is logged no more often than this."""
 
 
 class Watched(Protocol):
@@ -24,11 +28,17 @@ class Watch:
     """A thread that looks every `EVERY_S` seconds, tells the pool, and logs what is new."""
 
     def __init__(
-        self, look: Callable[[], list[Sighting]], pool: Watched, every_s: float = EVERY_S
+        self,
+        look: Callable[[], list[Sighting]],
+        pool: Watched,
+        every_s: float = EVERY_S,
+        repeat_s: float = REPEAT_S,
     ) -> None:
         self._look = look
         self._pool = pool
         self._every_s = every_s
+        self._repeat_s = repeat_s
+        self._logged: dict[tuple[str, str], float] = {}  # when each was logged last
         self._known: dict[tuple[str, str], Finding] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -60,10 +70,17 @@ class Watch:
             for finding in sighting.findings
         }
         for key, finding in now.items():
-            if key not in self._known:
+            if key not in self._known and self._may_say(key):
                 log.log(logging.ERROR if finding.grave else logging.WARNING, "%s", finding.says)
         there = {sighting.device.id for sighting in seen}
         for device, check in self._known.keys() - now.keys():
-            if device in there:
+            if device in there and self._may_say((f"{device} well", check)):
                 log.info("%s: all is well again (%s)", device, check)
         self._known = now
+
+    def _may_say(self, key: tuple[str, str]) -> bool:
+        now = time.monotonic()
+        if now - self._logged.get(key, -math.inf) < self._repeat_s:
+            return False
+        self._logged[key] = now
+        return True
