@@ -122,7 +122,7 @@ def test_a_slow_card_takes_less(host: Host, make_rig: MakeRig) -> None:
     rig = make_rig().start()
     with ThreadPoolExecutor(24) as clients:
         took = Counter(clients.map(rig.infer, range(400)))
-    assert took[PCI] > 3 * took[PCI_2] > 0
+    assert took[PCI] > 3 * took[PCI_2]  # perhaps nothing, where the clients are slow
 
 
 def test_a_hot_card_gives_its_work_to_a_cooler_one(host: Host, make_rig: MakeRig) -> None:
