@@ -174,8 +174,8 @@ def soak(verdict: Verdict, options: argparse.Namespace) -> None:
     number: int = options.number
     print(f"SOAK: {number} kills, stops and hangs of two cards, {CLIENTS} clients, back-off 0 s")
     with standin.cards(2, LATENCY, REEF_RESTART_BACKOFF_MAX_S="0") as (host, server):
-        with Crowd(server, 2):
-            time.sleep(2)
+        with Crowd(server, 3 * CLIENTS):  # so that gunicorn's pool has all the threads it may need
+            time.sleep(3)
         standin.wait_ready(server, 3)
         began, before, struck = time.monotonic(), _held(server), Counter[str]()
         with Crowd(server) as crowd:

@@ -14,6 +14,7 @@ HANG_FACTOR = 20
 HANG_FLOOR_S = 0.5
 HANG_CEILING_S: Mapping[Bus, float] = {"pci": 5.0, "usb": 5.0, "cpu": math.inf}
 TIMINGS_KEPT = 101
+RECENT = 3
 WINDOW = 21  # inferences; their median tells whether a device has become slower
 
 UTILISATION_S = 10  # whole seconds that the busy share is taken over
@@ -27,17 +28,24 @@ class Timings:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._seconds: deque[float] = deque(maxlen=TIMINGS_KEPT)
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self._window: list[float] = []
         self._latest = self._best = 0.0
 
     def record(self, seconds: float) -> None:
         """Remember one inference."""
         self._seconds.append(seconds)
+        self._recent.append(seconds)
         self._window.append(seconds)
         if len(self._window) == WINDOW:
             self._latest = median(self._window)
             self._best = min(self._best or math.inf, self._latest)
             self._window.clear()
+
+    @property
+    def recent_s(self) -> float | None:
+        """The median of the last few; None before the first."""
+        return median(self._recent) if self._recent else None
 
     @property
     def slowdown(self) -> float:

@@ -38,6 +38,7 @@ REAP_PATIENCE_S = 5.0  # before the log says that a killed process is still ther
 STUCK_S = 60.0  # what a card in trouble may take until its killed process is gone
 ABSENT_S = 3.0  # a device that is not seen for so long is gone; a reset takes it away for less
 UNKNOWN_MEDIAN_S = 0.01
+DOUBT_S = 1.0
 NEARLY_WELL = 1.3  # times its best latency; a device that was slow may be told slow again after it
 HOT_FACTOR = 4  # a hot device counts as so many times slower than it is, and can cool down
 
@@ -285,11 +286,17 @@ class Supervisor:
         return self._state == "ready"
 
     def expected_s(self, model: Model, ahead: int) -> float:
-        """How long a job would take from now, behind its own jobs and `ahead` more of them."""
+        """How long a job would take from now, behind its own jobs and `ahead` more of them.
+
+        A device that was slow and therefore is left alone may be well again, which only an
+        inference shows: once a second it is given the benefit of the doubt.
+        """
         timings = self._timings[model.variants[self.device.kind].name]
-        one = timings.median_s or UNKNOWN_MEDIAN_S
+        one = timings.recent_s or UNKNOWN_MEDIAN_S
         if self._telemetry.throttle_level:
             one *= HOT_FACTOR
+        elif not self._runs and time.monotonic() - self._answered > DOUBT_S:
+            one = 0.0
         return (len(self._runs) + ahead + 1) * one
 
     def can_run(self, model: Model) -> bool:
