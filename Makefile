@@ -1,7 +1,7 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status image run test check format lock accuracy measure clean
+.PHONY: help up down logs status image run test test-vm check format lock accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
@@ -31,11 +31,14 @@ run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
 test: $(VENV)/dev ## Run every test, the fast ones first. TESTS=tests/unit for some
 	$(BIN)/python -m pytest $(TESTS)
 
+test-vm: $(VENV)/dev ## Test the host's setup in a virtual machine, under QEMU. DRIVER_SOURCE=folder
+	DRIVER_SOURCE=$(DRIVER_SOURCE) $(BIN)/python -m pytest tests/vm
+
 check: $(VENV)/dev ## Check format, lint, types, shell scripts and workflows.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run scripts/*.sh
+	$(BIN)/shellcheck -x .ci/run scripts/*.sh host-setup/host-setup.sh tests/vm/*.sh tests/host/stubs/*
 	$(BIN)/zizmor --offline --quiet .github
 
 format: $(VENV)/dev ## Format the code and mend what the linter can mend.

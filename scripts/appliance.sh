@@ -11,11 +11,13 @@ LOG_LINES=20
 
 usage() {
     cat <<END
-Usage: scripts/appliance.sh image | up | down | logs | status
+Usage: scripts/appliance.sh image | up | attach | down | logs | status
 
   image   builds the image, on $PULLED or, where no registry answers, on a base made
           from Debian's archive by scripts/base-image.sh
-  up      builds it, starts it, waits until it is ready and says how to use it
+  up      builds it, starts it with the Edge TPUs that are there now, waits until it is ready and
+          says how to use it
+  attach  starts it in the foreground; for reef.service
   down    stops it and removes the container; models and logs stay
   logs    shows its log and follows it, until Ctrl-C
   status  says whether it runs, on which devices, and what is wrong
@@ -28,7 +30,7 @@ END
 main() {
     cd "$(dirname "$0")/.."
     case ${1:---help} in
-    image | up | down | logs | status) need_docker && "do_$1" ;;
+    image | up | attach | down | logs | status) need_docker && "do_$1" ;;
     --help | -h) usage ;;
     *) die "no such command: $1; see --help" ;;
     esac
@@ -72,6 +74,7 @@ print("; ".join(filter(None, [", ".join(record["edgetpu"]), *record["notes"]])))
 
 do_up() {
     do_image
+    scripts/devices.sh compose
     say "starting"
     compose up --detach --no-build ||
         die "it could not be started; the lines above say why (another port: make up PORT=5001)"
@@ -80,6 +83,13 @@ do_up() {
 }
 
 do_down() { compose down; }
+
+# For reef.service: in the foreground, with the devices of now, and nothing before the log's lines.
+do_attach() {
+    docker image inspect "$(setting REEF_IMAGE reef:local)" >/dev/null 2>&1 || do_image
+    scripts/devices.sh compose
+    compose up --no-build --no-color --no-log-prefix
+}
 
 do_logs() { compose logs --follow --tail 100 reef; }
 
@@ -125,22 +135,7 @@ pull() {
 # ------------------------------------------------------------------ the Edge TPU
 
 # Where this computer has an Edge TPU; nothing when it has none.
-edge_tpu() {
-    local folder found=()
-    for folder in "${SYSFS:-/sys}"/bus/pci/devices/*; do
-        [ "$(ids "$folder" vendor device)" != 0x1ac1:0x089a ] || found+=("PCIe ${folder##*/}")
-    done
-    for folder in "${SYSFS:-/sys}"/bus/usb/devices/*; do
-        case $(ids "$folder" idVendor idProduct) in
-        1a6e:089a | 18d1:9302) found+=("USB ${folder##*/}") ;;
-        esac
-    done
-    printf '%s' "${found[*]-}"
-}
-
-ids() {
-    [ ! -r "$1/$2" ] || [ ! -r "$1/$3" ] || printf '%s:%s' "$(cat "$1/$2")" "$(cat "$1/$3")"
-}
+edge_tpu() { scripts/devices.sh list | paste --serial --delimiters ' '; }
 
 # ------------------------------------------------------------------ the container
 

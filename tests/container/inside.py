@@ -3,6 +3,7 @@
 `python3 -c "$(cat inside.py)" FUNCTION '[ARGUMENTS]' <DATA` prints what the function returns.
 """
 
+import errno
 import http.client
 import importlib.util
 import json
@@ -19,6 +20,15 @@ LISTENING = "0A"  # TCP_LISTEN, as the kernel writes it
 def whoami() -> list[int]:
     """User and group."""
     return [os.getuid(), os.getgid()]
+
+
+def opened(path: str) -> str:
+    """What comes of opening a file for reading and writing: `opened`, or the error's name."""
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "opened"
 
 
 def parent(pid: int) -> int:

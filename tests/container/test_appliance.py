@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from uuid import uuid4
 import pytest
 
 from tests.client import ENVIRON, free_port
-from tests.container.engine import Said, docker, told
+from tests.container.engine import Container, Said, docker, told
+from tests.container.nodes import MAY_OPEN, Dev
 from tests.support import ROOT
 
 BUILD_S = 900  # where nothing of the image is in the builder's cache
@@ -29,6 +31,7 @@ class Checkout:
 
     environ: dict[str, str]
     image: str
+    folder: Path = ROOT
 
     @property
     def project(self) -> str:
@@ -44,7 +47,7 @@ class Checkout:
         """`make target`, to its end."""
         done = subprocess.run(
             ["make", "--no-print-directory", target],
-            cwd=ROOT,
+            cwd=self.folder,
             env=self.environ | variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -60,7 +63,7 @@ def checkout(tmp_path: Path) -> Checkout:
     project = f"reef-test-{uuid4().hex[:8]}"
     image = f"reef:{project}"
     own = {"COMPOSE_PROJECT_NAME": project, "REEF_IMAGE": image, "REEF_PORT": str(free_port())}
-    own |= {"SYSFS": str(tmp_path)}  # a computer without an Edge TPU, whatever this one has
+    own |= {"HOST_ROOT": str(tmp_path)}  # a computer without an Edge TPU, whatever this one has
     return Checkout(ENVIRON | own, image)
 
 
@@ -125,9 +128,9 @@ def test_with_an_edge_tpu_it_stops_and_says_why(
     builder: Checkout, tmp_path: Path, bus: str
 ) -> None:
     if bus == "PCIe":
-        write(tmp_path / "bus/pci/devices/0000:03:00.0", vendor="0x1ac1", device="0x089a")
+        write(tmp_path / "sys/bus/pci/devices/0000:03:00.0", vendor="0x1ac1", device="0x089a")
     else:
-        write(tmp_path / "bus/usb/devices/2-1", idVendor="18d1", idProduct="9302")
+        write(tmp_path / "sys/bus/usb/devices/2-1", idVendor="18d1", idProduct="9302")
     built = builder.make("image", EDGETPU_MIRROR=builder.mirror)
     assert built.status != 0
     assert f"this computer has an Edge TPU ({bus} " in built.err
@@ -141,6 +144,32 @@ def write(folder: Path, **files: str) -> None:
     folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name).write_text(f"{text}\n")
+
+
+def test_a_card_that_went_does_not_stop_make_up(builder: Checkout, tmp_path: Path) -> None:
+    """The overlay of before names a node that is gone: a container with it would not start."""
+    dev = Dev(tmp_path / "host")
+    dev.card(0)
+    folder = tmp_path / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    builder.folder = folder
+    builder.environ["HOST_ROOT"] = str(dev.root)
+    first = builder.make("up", EDGETPU="none")
+    assert first.status == 0, first.err
+    (found,) = told("ps", "--quiet", "--filter", f"ancestor={builder.image}").split()
+    assert Container(found).inside("opened", "/dev/apex_0") in MAY_OPEN
+    assert "COMPOSE_FILE=compose.yaml:compose.devices.yaml" in (folder / ".env").read_text()
+    assert builder.make("down").status == 0
+    dev.remove("/dev/apex_0")
+    again = builder.make("up", EDGETPU="none")
+    assert again.status == 0, again.err
+    assert "Reef is ready: " in again.out
+    assert "apex_0" not in (folder / "compose.devices.yaml").read_text()
 
 
 def test_where_no_engine_answers_it_points_to_make_run(checkout: Checkout) -> None:

@@ -41,16 +41,19 @@ class Compose:
         self.port = free_port()
         empty = folder / "empty.env"  # not the .env that a developer may have
         empty.touch()
-        self._command = [
-            *(*command, "--project-name", self.project, "--env-file", str(empty)),
-            *("--file", str(ROOT / "compose.yaml")),
-        ]
+        self._command = [*command, "--project-name", self.project, "--env-file", str(empty)]
+        self._files: list[str] = []
+        self.read(ROOT / "compose.yaml")
         self.environ = ENVIRON | {"REEF_IMAGE": IMAGE, "REEF_PORT": str(self.port)}
+
+    def read(self, *paths: Path) -> None:
+        """These are the compose files."""
+        self._files = [each for path in paths for each in ("--file", str(path))]
 
     def __call__(self, *arguments: str, **settings: str) -> str:
         """Run a command of it; what it printed. Fails the test when it fails."""
         done = subprocess.run(
-            [*self._command, *arguments],
+            [*self._command, *self._files, *arguments],
             env=self.environ | settings,
             capture_output=True,
             text=True,
