@@ -29,6 +29,9 @@ OS_RELEASE = {
     "ubuntu-24.04": 'ID=ubuntu\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n',
 }
 
+ENTER = 'mount -t proc proc "$1/proc" && exec chroot "$@"'
+"""Bash needs /proc for its `< <(…)`."""
+
 STUBS = Path(__file__).with_name("stubs")
 """Each has its arguments, HOST_ROOT, and in STUBS the notes that tests leave for it."""
 
@@ -48,7 +51,8 @@ class Host:
         command = ["bash", str(self._seen(self.checkout) / script), *arguments]
         path = [str(self._seen(self.stubs))]
         if self.inside:
-            command = ["chroot", str(self.root), *command]
+            command = ["sh", "-c", ENTER, "sh", str(self.root), *command]
+            command = ["unshare", "--mount", "--propagation", "private", *command]
             path += ["/usr/sbin", "/usr/bin"]
         else:
             path.append(str(self.stubs / "tools"))
@@ -112,7 +116,7 @@ class Host:
         """What it has: path, and kind, mode and content. Not what a package manager or the tools
         keep for themselves."""
         found = {}
-        for top in {self.root, self.checkout}:
+        for top in {self.root} if self.inside else {self.root, self.checkout}:
             for folder, folders, names in os.walk(top):
                 for name in (*names, *folders):
                     path = Path(folder, name)
