@@ -11,7 +11,7 @@ clean_up() {
     local status=$?
     [ -z "$work" ] || rm -rf "$work"
     if [ "$changing" = yes ] && [ "$status" -ne 0 ]; then
-        say "a change failed; the lines above say why. Done so far, and taken back by 'uninstall':"
+        say "a change failed; the lines above say why. Done, and taken back by 'uninstall':"
         sed 's/^/    * /; s/|/ /g' "$root$STATE/undo" >&2 2>/dev/null || echo '    nothing' >&2
         exit "$STATUS_FAILED"
     fi
@@ -219,11 +219,16 @@ install_runtime() {
 # ------------------------------------------------------------------ taking it back
 
 undo_all() {
-    local kind what
+    local kind what left=''
     while IFS='|' read -r kind what; do
-        undo "$kind" "$what"
+        # One that fails keeps nothing else from being taken back.
+        undo "$kind" "$what" || left="$kind|$what"$'\n'$left
     done < <(tac "$root$STATE/undo")
-    rm -rf "${root:?}$STATE" 2>/dev/null || rm -rf "$root$STATE"
+    if [ -n "$left" ]; then
+        printf '%s' "$left" >"$root$STATE/undo"
+        exit "$STATUS_FAILED"
+    fi
+    rm -rf "$root$STATE"
     [ ! -d "$root/run/systemd/system" ] || run systemctl daemon-reload
     apply_rules
 }

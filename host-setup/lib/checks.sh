@@ -317,10 +317,8 @@ program() { tr '\0' ' ' <"$root/proc/$1/cmdline" 2>/dev/null | cut -c1-60 | sed 
 is_reef() { [[ $(program "$1") == *app.devices.worker* ]]; }
 
 who_has_open() {
-    local link
-    for link in "$root"/proc/[0-9]*/fd/*; do
-        [ "$(readlink "$link" 2>/dev/null)" != "$1" ] || { link=${link%/fd/*} && echo "${link##*/}"; }
-    done | sort --unique
+    find "$root"/proc/[0-9]*/fd -maxdepth 1 -lname "$1" 2>/dev/null |
+        sed "s|^$root/proc/||; s|/.*||" | sort --unique || true
 }
 
 check_docker() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a virtual machine's disk with Debian 13: its own kernel, systemd, udev, DKMS, a compiler and
-# Docker, so that tests need no network.
+# Makes a virtual machine's disk with Debian 13: its own kernel, systemd, udev, DKMS, a compiler,
+# Docker, and the virtual card's module, so that tests need no network.
 set -eu
 
 SUITE=trixie
@@ -29,8 +29,8 @@ main() {
     esac
     local folder=$1 script
     script=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
-    recipe=$(cat "$script" "${script%/*}/agent.sh" | sha256sum | cut -d' ' -f1)
     here=${script%/*}
+    recipe=$(cat "$script" "$here/agent.sh" "$here"/card/* | sha256sum | cut -d' ' -f1)
     [ "$(cat "$folder/recipe" 2>/dev/null)" != "$recipe" ] || return 0
     [ "$(id -u)" -eq 0 ] || die "only root can make it: sudo $0 $folder"
     for program in mmdebstrap mke2fs; do
@@ -95,6 +95,12 @@ WantedBy=multi-user.target
 UNIT
 printf 'virtio_blk\nvirtio_pci\next4\n' >>"\$1/etc/initramfs-tools/modules"
 chroot "\$1" update-initramfs -u
+kernel=\$(ls "\$1/lib/modules")
+cp -r "$here/card" "\$1/tmp/card"
+chroot "\$1" make --silent -C "/lib/modules/\$kernel/build" M=/tmp/card modules
+install -D -m 644 "\$1/tmp/card/virtual_card.ko" "\$1/lib/modules/\$kernel/extra/virtual_card.ko"
+chroot "\$1" depmod "\$kernel"
+rm -r "\$1/tmp/card"
 chroot "\$1" systemctl enable --quiet reef-test-agent.service
 chroot "\$1" systemctl disable --quiet docker.service docker.socket containerd.service
 chroot "\$1" systemctl mask --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
