@@ -49,7 +49,7 @@ def made(suite: str) -> Path:
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Host:
     """Such a system, with a card, a stick and headers. What its users would install is missing."""
     if why := why_not():
-        if os.environ.get("REEF_REQUIRE_CONTAINER") == "1":
+        if os.environ.get("REEF_REQUIRE_CONTAINER") == "1" and not os.getuid():
             pytest.fail(why, pytrace=False)
         pytest.skip(why)
     root = tmp_path_factory.mktemp("host") / request.param

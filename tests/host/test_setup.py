@@ -1,13 +1,17 @@
 """host-setup.sh on throw-away hosts: what it changes, and what it refuses before it changes any."""
 
+import hashlib
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.host.hosts import CARD, KERNEL, OS_RELEASE, Host, changes, make_host
 from tests.support import ROOT
+from tests.unit.test_fetch import DEB, LIBRARY_BYTES, Site, make_package
 
 SOURCE = ROOT / "tests" / "vm" / "driver"
 DRIVER = ("--driver-source", str(SOURCE))
@@ -264,11 +268,54 @@ def test_the_service_without_docker(debian: Host) -> None:
     assert "apt-get install docker.io docker-compose" in refused(debian, "--service")
 
 
+def for_make_run(host: Host) -> None:
+    """A checkout with what `make run` installs, and a stick."""
+    host.stick()
+    host.note("installed", "libusb-1.0-0\n")
+    (host.checkout / ".venv/bin").mkdir(parents=True)
+    (host.checkout / ".venv/bin/python").symlink_to(sys.executable)
+    found = shutil.which("dpkg-deb")
+    assert found
+    (host.stubs / "dpkg-deb").symlink_to(found)
+
+
+def test_libedgetpu_is_put_where_make_run_finds_it(debian: Host, tmp_path: Path) -> None:
+    for_make_run(debian)
+    package = make_package(tmp_path / "package", "libedgetpu.so.1.0")
+    debian.stub("id", "case $1 in -u) echo 0 ;; -nG) echo alice sudo ;; esac")
+    debian.stub("usermod", 'sed -i "s/^apex:.*/&$4/" "$HOST_ROOT/etc/group"')
+    debian.stub("gpasswd", 'sed -i "s/^apex:\\(.*\\)$2/apex:\\1/" "$HOST_ROOT/etc/group"')
+    before = debian.files()
+    site = Site()
+    try:
+        site.files = {DEB.replace("amd64", each): package for each in ("amd64", "arm64")}
+        debian.environ |= {"EDGETPU_MIRROR": site.url, "SUDO_USER": "alice"}
+        debian.environ["LIBEDGETPU_SHA256"] = hashlib.sha256(package).hexdigest()
+        said = debian.run("install", "--runtime", "--yes")
+    finally:
+        site.close()
+    assert said.status == 0, said.text
+    library = debian.root / "usr/local/lib/libedgetpu.so.1"
+    assert library.read_bytes() == LIBRARY_BYTES
+    assert "apex:x:321:alice" in (debian.root / "etc/group").read_text()
+    assert debian.run("uninstall", "--yes").status == 0
+    assert debian.files() == before
+
+
+def test_libedgetpu_that_is_not_the_right_one(debian: Host, tmp_path: Path) -> None:
+    for_make_run(debian)
+    package = make_package(tmp_path / "package", "libedgetpu.so.1.0")
+    site = Site()
+    try:
+        site.files = {DEB.replace("amd64", each): package for each in ("amd64", "arm64")}
+        debian.environ["EDGETPU_MIRROR"] = site.url
+        assert "libedgetpu is not what it should be" in refused(debian, "--runtime")
+    finally:
+        site.close()
+
+
 def test_libedgetpu_that_can_not_be_fetched(debian: Host) -> None:
-    debian.stick()
-    debian.note("installed", "libusb-1.0-0\n")
-    (debian.checkout / ".venv/bin").mkdir(parents=True)
-    (debian.checkout / ".venv/bin/python").symlink_to(ROOT / ".venv/bin/python")
+    for_make_run(debian)
     debian.environ["EDGETPU_MIRROR"] = "http://127.0.0.1:9"
     said = refused(debian, "--runtime")
     assert "libedgetpu can't be fetched" in said
