@@ -513,3 +513,18 @@ def test_who_holds_a_stick_is_named(debian: Host) -> None:
 def test_without_docker_check_says_so(debian: Host) -> None:
     (debian.stubs / "docker").unlink()
     assert debian.run("check", "--usb").check("docker") == "bad none here"
+
+
+def test_the_checks_that_the_document_names_are_there(debian: Host) -> None:
+    text = (ROOT / "docs/host-setup.md").read_text()
+    named = set(re.findall(r"^\| `([a-z0-9 ]+)`: ", text, re.MULTILINE))
+    said = debian.run("check", "--pcie", "--usb")
+    assert len(named) > 10
+    assert all(said.check(name) for name in named)
+
+
+def test_the_options_that_the_documents_name_are_there(debian: Host) -> None:
+    offered = set(re.findall(r"--[a-z-]+", debian.run("--help").text))
+    for name in ("README.md", "docs/host-setup.md"):
+        commands = re.findall(r"host-setup\.sh ([^`\n]*)", (ROOT / name).read_text())
+        assert set(re.findall(r"--[a-z-]+", " ".join(commands))) <= offered
