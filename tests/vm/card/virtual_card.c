@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
  * A PCI bus of its own with Edge TPU cards on it, for tests: 1ac1:089a, with their config space in
- * this module and BAR 2 in memory that the kernel was told to leave alone ("memmap=4M$0x3c000000").
+ * this module and BAR 2 in memory that the kernel was told to leave alone ("mem=1472M" of 1536).
  *
  * Registers are memory. A thread answers as the chip would where Google's driver waits for it, so
  * that this driver probes, opens and closes the card. Nothing is ever computed.
@@ -37,9 +37,9 @@
 #define FORCE_RESET_MASK (3 << 2)
 #define FORCE_RESET (1 << 2)
 
-static ulong base = 0x3c000000;
+static ulong base = 0x5f000000;
 module_param(base, ulong, 0444);
-MODULE_PARM_DESC(base, "physical address of reserved memory, 1 MiB a card");
+MODULE_PARM_DESC(base, "physical address of memory that nobody uses, 1 MiB a card");
 static int cards = 1;
 module_param(cards, int, 0444);
 MODULE_PARM_DESC(cards, "how many cards there are: 1 or 2");
