@@ -69,7 +69,7 @@ preflight_headers() {
     else
         stop "the headers of the running kernel $kernel are missing, and apt has no $name" \
             "sudo apt-get update; if that is not enough, the kernel is older than the archive's:" \
-            "sudo apt-get install linux-image-${kernel##*-} $(headers_followup), and start the computer again"
+            "sudo apt-get install $(kernel_package) $(headers_followup), and start the computer again"
     fi
 }
 
