@@ -28,9 +28,11 @@
 #define MSIX_TABLE_INIT 0x46080
 #define SCU_2 0x1a314
 #define SCU_3 0x1a318
+#define TEMPERATURE 0x1a0dc
 #define MSIX_TABLE 0x46800
 #define MSIX_PENDING 0x46068
 
+#define AT_45_DEGREES (484 << 16) /* as the chip's converter says it */
 #define RAM_OFF BIT(6)
 #define IN_RESET BIT(4)
 #define FORCE_RAM_OFF (3 << 14)
@@ -151,6 +153,7 @@ static int __init virtual_card_init(void)
 		writel(1, bars[card] + DMA_PAUSED);
 		writel(1, bars[card] + PAGE_TABLE_INIT);
 		writel(1, bars[card] + MSIX_TABLE_INIT);
+		writel(AT_45_DEGREES, bars[card] + TEMPERATURE);
 	}
 	chip = kthread_run(be_chip, NULL, "virtual_card");
 	if (IS_ERR(chip)) {
