@@ -34,7 +34,7 @@ test: $(VENV)/dev ## Run every test, the fast ones first. TESTS=tests/unit for s
 	$(BIN)/python -m pytest $(TESTS)
 
 test-vm: $(VENV)/dev ## Test the host's setup in a virtual machine, under QEMU. DRIVER_SOURCE=folder
-	DRIVER_SOURCE=$(DRIVER_SOURCE) $(BIN)/python -m pytest tests/vm
+	DRIVER_SOURCE=$(DRIVER_SOURCE) $(BIN)/python -m pytest --durations=12 tests/vm
 
 check: $(VENV)/dev ## Check format, lint, types, shell scripts and workflows.
 	$(BIN)/ruff format --check .

@@ -83,7 +83,7 @@ check_headers() {
         warn headers "of $kernel are missing: DKMS can't build the driver again" "sudo apt-get install $(headers_package)"
     else
         bad headers "of $kernel are missing" "sudo apt-get install $(headers_package)" \
-            "if there is no such package: sudo apt-get install linux-image-${kernel##*-} $(headers_followup), and start the computer again"
+            "if there is no such package: sudo apt-get install $(kernel_package) $(headers_followup), and start the computer again"
     fi
 }
 

@@ -11,7 +11,7 @@ DRIVER=gasket/${COMMIT:0:7}-$PATCHES_VERSION
 
 MOK_KEYS=(/var/lib/dkms/mok.pub /var/lib/shim-signed/mok/MOK.der) # Debian's, Ubuntu's
 ENROL=(
-    "1. make the key: sudo apt-get install dkms openssl mokutil; then sudo dkms generate_mok (Ubuntu: sudo update-secureboot-policy --new-key)"
+    "1. make the key: sudo apt-get install dkms openssl mokutil; then sudo dkms generate_mok (Ubuntu: sudo update-secureboot-policy --new-key; Debian 12: the command in docs/host-setup.md)"
     "2. sudo mokutil --import /var/lib/dkms/mok.pub (Ubuntu: /var/lib/shim-signed/mok/MOK.der); choose a password for once"
     "3. start the computer again; on the blue screen: Enroll MOK, Continue, Yes, that password, Reboot"
     "4. run this again. Or switch Secure Boot off in the firmware's setup"
@@ -69,7 +69,7 @@ preflight_headers() {
     else
         stop "the headers of the running kernel $kernel are missing, and apt has no $name" \
             "sudo apt-get update; if that is not enough, the kernel is older than the archive's:" \
-            "sudo apt-get install linux-image-${kernel##*-} $(headers_followup), and start the computer again"
+            "sudo apt-get install $(kernel_package) $(headers_followup), and start the computer again"
     fi
 }
 

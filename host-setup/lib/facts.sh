@@ -57,16 +57,33 @@ secure_boot() {
 }
 
 # The package that has the running kernel's headers, and the one that keeps them up to date.
-headers_package() { echo "linux-headers-$kernel"; }
+headers_package() {
+    case $kernel in
+    *-pve) echo "proxmox-headers-$kernel" ;;
+    *) echo "linux-headers-$kernel" ;;
+    esac
+}
 
 headers_followup() {
     case $kernel in
     *-pve) echo proxmox-default-headers ;;
-    *rpi-2712 | *rpi-v8) echo "linux-headers-${kernel##*+}" ;;
-    *) case $os in
-        ubuntu) echo "linux-headers-${kernel##*-}" ;;
-        *) echo "linux-headers-${kernel##*-}" ;;
-        esac ;;
+    *) echo "linux-headers-$(flavour)" ;;
+    esac
+}
+
+kernel_package() {
+    case $kernel in
+    *-pve) echo proxmox-default-kernel ;;
+    *) echo "linux-image-$(flavour)" ;;
+    esac
+}
+
+# Of the kernel, as its packages are called: amd64, cloud-amd64, generic, raspi, rpi-2712.
+flavour() {
+    case $kernel in
+    *-cloud-*) echo "cloud-${kernel##*-}" ;;
+    *-rpi-*) echo "rpi-${kernel##*-}" ;;
+    *) echo "${kernel##*-}" ;;
     esac
 }
 

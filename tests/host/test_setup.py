@@ -352,6 +352,22 @@ def test_help_tells_the_exit_statuses(debian: Host) -> None:
 
 # ---------------------------------------------------------------------------- the checks
 
+FLAVOURS = {
+    "6.1.0-47-cloud-amd64": "linux-image-cloud-amd64 linux-headers-cloud-amd64",
+    "6.12.107+deb13-amd64": "linux-image-amd64 linux-headers-amd64",
+    "6.12.25+rpt-rpi-2712": "linux-image-rpi-2712 linux-headers-rpi-2712",
+    "6.8.0-45-generic": "linux-image-generic linux-headers-generic",
+    "6.14.8-2-pve": "proxmox-default-kernel proxmox-default-headers",
+}
+
+
+@pytest.mark.parametrize("kernel", FLAVOURS)
+def test_the_packages_named_are_those_of_the_kernel(debian: Host, kernel: str) -> None:
+    debian.stub("uname", f"case $1 in -m) echo x86_64 ;; *) echo {kernel} ;; esac")
+    said = debian.run("check", "--pcie").text
+    assert re.search(rf"sudo apt-get install \w+-headers-{re.escape(kernel)}\n", said)
+    assert f"sudo apt-get install {FLAVOURS[kernel]}, and start" in said
+
 
 CHECKS: dict[str, tuple[dict[str, str], dict[str, str], str, str]] = {
     # notes or stubs, files, the check's name, what it says

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MEMORY_MIB = 1536
-RESERVED = "memmap=4M$0x3c000000"
-"""For the virtual card's registers, which the kernel must leave alone."""
+LEFT_ALONE = "mem=1472M"
+"""The kernel takes no more, so that the virtual card's registers can be in the rest. It keeps away
+from what is left of the last 64 MiB, so this is a multiple of them."""
 
 BOOT_S = 600
 """Emulated, on a busy machine; a minute is usual."""
@@ -38,7 +39,7 @@ class Machine:
             *(("-accel", "kvm", "-cpu", "host") if kvm else ("-accel", "tcg", "-cpu", "Nehalem")),
             *("-nodefaults", "-display", "none", "-serial", f"file:{self.console}"),
             *("-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")),
-            *("-append", f"root=/dev/vda rw console=ttyS0 mitigations=off quiet {RESERVED}"),
+            *("-append", f"root=/dev/vda rw console=ttyS0 mitigations=off quiet {LEFT_ALONE}"),
             *("-drive", f"file={image / 'root.img'},format=raw,if=virtio,snapshot=on"),
             *("-drive", f"file={files},format=raw,if=virtio,readonly=on"),
             *("-device", "virtio-serial", "-chardev"),
@@ -114,7 +115,7 @@ class Machine:
     def reboot(self) -> None:
         """Start it again; its disk stays as it is."""
         before = self.run("cat /proc/sys/kernel/random/boot_id").text
-        self("sync; systemctl --no-block reboot")
+        self._send("sync; systemctl --no-block reboot")  # which may end before it could answer
         self.wait_for_boot(before)
 
     def _send(self, command: str) -> str:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /*
  * A PCI bus of its own with Edge TPU cards on it, for tests: 1ac1:089a, with their config space in
- * this module and BAR 2 in memory that the kernel was told to leave alone ("memmap=4M$0x3c000000").
+ * this module and BAR 2 in memory that the kernel was told to leave alone ("mem=1472M" of 1536).
  *
  * Registers are memory. A thread answers as the chip would where Google's driver waits for it, so
  * that this driver probes, opens and closes the card. Nothing is ever computed.
@@ -28,18 +28,20 @@
 #define MSIX_TABLE_INIT 0x46080
 #define SCU_2 0x1a314
 #define SCU_3 0x1a318
+#define TEMPERATURE 0x1a0dc
 #define MSIX_TABLE 0x46800
 #define MSIX_PENDING 0x46068
 
+#define AT_45_DEGREES (484 << 16) /* as the chip's converter says it */
 #define RAM_OFF BIT(6)
 #define IN_RESET BIT(4)
 #define FORCE_RAM_OFF (3 << 14)
 #define FORCE_RESET_MASK (3 << 2)
 #define FORCE_RESET (1 << 2)
 
-static ulong base = 0x3c000000;
+static ulong base = 0x5f000000;
 module_param(base, ulong, 0444);
-MODULE_PARM_DESC(base, "physical address of reserved memory, 1 MiB a card");
+MODULE_PARM_DESC(base, "physical address of memory that nobody uses, 1 MiB a card");
 static int cards = 1;
 module_param(cards, int, 0444);
 MODULE_PARM_DESC(cards, "how many cards there are: 1 or 2");
@@ -151,6 +153,7 @@ static int __init virtual_card_init(void)
 		writel(1, bars[card] + DMA_PAUSED);
 		writel(1, bars[card] + PAGE_TABLE_INIT);
 		writel(1, bars[card] + MSIX_TABLE_INIT);
+		writel(AT_45_DEGREES, bars[card] + TEMPERATURE);
 	}
 	chip = kthread_run(be_chip, NULL, "virtual_card");
 	if (IS_ERR(chip)) {
