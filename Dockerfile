@@ -94,7 +94,7 @@ RUN set -eux; \
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["/opt/bench/venv/bin/python", "/opt/bench/bench/as_owner.py"]
 
 COPY --from=bench-wheels /opt/bench /opt/bench
@@ -107,7 +107,7 @@ ARG REVISION=
 ENV BENCH_REVISION=${REVISION}
 
 RUN set -eux; \
-    mkdir -p /work/benchmark_results; \
+    mkdir -p /data/benchmark_results; \
     [ -n "${BENCH}" ] || exit 0; \
     /opt/bench/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash \
       /opt/bench/app /opt/bench/bench; \
