@@ -170,6 +170,9 @@ def copy_checkout(folder: Path) -> None:
         ROOT / "models", folder / "models", ignore=lambda *_: ["efficientdet_lite0.tflite"]
     )
     shutil.copy(ROOT / "compose.yaml", folder)
+    (folder / "app").mkdir()
+    for name in ("__init__.py", "download.py"):
+        shutil.copy(ROOT / "app" / name, folder / "app")
 
 
 def make_host(folder: Path, os_release: str = OS_RELEASE["debian-13"]) -> Host:
