@@ -188,7 +188,7 @@ preflight_runtime() {
 
 fetch_runtime() {
     work_folder
-    "$python" "$FOLDER/scripts/fetch.py" --into "$work/runtime" --mirror "${EDGETPU_MIRROR:-}" \
+    "$python" -B "$FOLDER/scripts/fetch.py" --into "$work/runtime" --mirror "${EDGETPU_MIRROR:-}" \
         --variant "${LIBEDGETPU_VARIANT:-std}" --sha256 "${LIBEDGETPU_SHA256:-}" >"$work/fetch.log" 2>&1 ||
         { tail -n 2 "$work/fetch.log" >&2 && stop "libedgetpu is not what it should be" "see the lines above"; }
     [ -e "$work/runtime/lib/libedgetpu.so.1.0" ] || {
