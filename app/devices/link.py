@@ -240,7 +240,8 @@ def command() -> list[str]:
 
 def environment() -> dict[str, str]:
     """A device process's environment: ours, and where to find Reef's code."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _aligned(size: int) -> int:
