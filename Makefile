@@ -33,8 +33,8 @@ run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
 test: $(VENV)/dev ## Run every test, the fast ones first. TESTS=tests/unit for some
 	$(BIN)/python -m pytest $(TESTS)
 
-test-vm: $(VENV)/dev ## Test the host's setup in a virtual machine, under QEMU. DRIVER_SOURCE=folder
-	DRIVER_SOURCE=$(DRIVER_SOURCE) $(BIN)/python -m pytest --durations=12 tests/vm
+test-vm: $(VENV)/dev ## Test the host's setup in a virtual machine, under QEMU. DRIVER_SOURCE=folder WHICH="not service"
+	DRIVER_SOURCE=$(DRIVER_SOURCE) $(BIN)/python -m pytest --durations=12 -m "$(WHICH)" tests/vm
 
 check: $(VENV)/dev ## Check format, lint, types, shell scripts and workflows.
 	$(BIN)/ruff format --check .

@@ -205,6 +205,7 @@ def docker(machine: Machine) -> str:
     return machine(IMAGE, 300)
 
 
+@pytest.mark.service
 @pytest.mark.usefixtures("docker")
 def test_cdi_hands_every_device_to_a_container(machine: Machine) -> None:
     said = machine.run(f"{SETUP} install --pcie --usb --cdi --yes", 300)
@@ -225,6 +226,7 @@ def test_cdi_hands_every_device_to_a_container(machine: Machine) -> None:
     machine.wait_until("! grep -q usb- /etc/cdi/reef.json")
 
 
+@pytest.mark.service
 @pytest.mark.usefixtures("docker")
 def test_the_service_starts_with_the_computer_on_the_card(machine: Machine) -> None:
     machine("echo virtual_card >/etc/modules-load.d/card.conf")
@@ -247,6 +249,7 @@ def expect_service(machine: Machine, line: str) -> None:
     assert "serving as 10001" in log
 
 
+@pytest.mark.service
 def test_when_the_server_ends_it_is_started_again(machine: Machine) -> None:
     before = machine("docker ps --quiet")
     machine(f"docker kill {before}")
@@ -254,6 +257,7 @@ def test_when_the_server_ends_it_is_started_again(machine: Machine) -> None:
     machine("systemctl is-active reef")
 
 
+@pytest.mark.service
 def test_a_card_that_goes_leaves_the_service_on_the_cpu(machine: Machine) -> None:
     machine(f"echo 1 >{PCI}/remove")
     machine.wait_until("! grep apex_0 /opt/reef/compose.devices.yaml", 300)
@@ -263,12 +267,14 @@ def test_a_card_that_goes_leaves_the_service_on_the_cpu(machine: Machine) -> Non
     expect_service(machine, "Detected /dev/apex_0")
 
 
+@pytest.mark.service
 def test_a_stop_takes_the_container_down(machine: Machine) -> None:
     machine("systemctl stop reef", 300)
     assert machine("docker ps --all --quiet") == ""
     assert "drained" in machine("journalctl --unit reef --output cat")
 
 
+@pytest.mark.service
 def test_a_start_without_the_card_serves_on_the_cpu(machine: Machine) -> None:
     machine("rm /etc/modules-load.d/card.conf")
     machine.reboot()
@@ -276,6 +282,7 @@ def test_a_start_without_the_card_serves_on_the_cpu(machine: Machine) -> None:
     expect_service(machine, "serving as 10001")
 
 
+@pytest.mark.service
 def test_uninstall_takes_everything_back(machine: Machine) -> None:
     said = machine.run(f"{SETUP} uninstall --yes", 300)
     assert said.status == 0, said.text
