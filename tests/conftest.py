@@ -1,6 +1,5 @@
 """What holds in every layer of tests."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +7,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests import untested
 from tests.corpus import make
 from tests.standin import host as standin
+from tests.untested import Need
 
 # The same examples in every run.
 hypothesis.settings.register_profile("reef", derandomize=True, database=None, deadline=None)
@@ -22,6 +23,16 @@ def _pillow_warns_in_vain() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Iterator[None]:
+    """Below everything else that is said at the end of the run."""
+    yield
+    for line in untested.lines(config):
+        terminalreporter.write_line(line, red=True)
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files of the corpus of bad and odd pictures, by name."""
@@ -30,8 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 # ---------------------------------------------------------------------------- Edge TPUs
 
-REQUIRE_COMPILER = "REEF_REQUIRE_COMPILER"
-NO_COMPILER = pytest.StashKey[str]()
+COMPILER = Need("REEF_REQUIRE_COMPILER", "EDGE TPUS WERE NOT TESTED")
 
 
 @pytest.fixture(scope="session")
@@ -41,20 +51,10 @@ def edgetpu_library(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pyte
     try:
         return standin.library(tmp_path_factory.mktemp("libedgetpu"))
     except standin.NoCompiler as error:
-        pytestconfig.stash[NO_COMPILER] = str(error)
-        if os.environ.get(REQUIRE_COMPILER) == "1":
-            pytest.fail(f"{REQUIRE_COMPILER}=1, but {error}", pytrace=False)
+        COMPILER.lack(pytestconfig, str(error))
+        if COMPILER.required:
+            COMPILER.fail(str(error))
         pytest.skip(f"Edge TPUs are not tested: {error}")
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> Iterator[None]:
-    """Below everything else that is said at the end of the run."""
-    yield
-    if why := config.stash.get(NO_COMPILER, None):
-        terminalreporter.write_line(f"EDGE TPUS WERE NOT TESTED: {why}", red=True)
 
 
 @pytest.fixture

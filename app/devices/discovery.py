@@ -163,12 +163,8 @@ def _card_problem(root: Path, pci: Path, node: str, may_open: MayOpen) -> str:
             "was not accepted by its driver: `dmesg | grep -i apex` on the host tells why; power "
             "the computer off and on, or try another slot"
         )
-    path = root / "dev" / node
-    if not sysfs.there(path):
-        return (
-            f"has no node /dev/{node} here: a container needs it given, as compose.pcie.yaml does"
-        )
-    return "" if may_open(path) else _forbidden(path, f"/dev/{node}")
+    how = "needs it given, as compose.pcie.yaml does"
+    return _node_problem(root, f"/dev/{node}", how, may_open)
 
 
 def _on_usb(root: Path, may_open: MayOpen) -> list[Device]:
@@ -190,15 +186,8 @@ def _stick(root: Path, entry: Path, waits: bool, may_open: MayOpen) -> Device:
     bus, number = sysfs.number(entry / "busnum"), sysfs.number(entry / "devnum")
     problem = ""
     if bus is not None and number is not None:  # else it is just leaving, or coming
-        name = f"/dev/bus/usb/{bus:03d}/{number:03d}"
-        path = root / name[1:]
-        if not sysfs.there(path):
-            problem = (
-                f"has no node {name} here: a container needs the whole bus, as compose.usb.yaml "
-                "gives it"
-            )
-        elif not may_open(path):
-            problem = _forbidden(path, name)
+        how = "needs the whole bus, as compose.usb.yaml gives it"
+        problem = _node_problem(root, f"/dev/bus/usb/{bus:03d}/{number:03d}", how, may_open)
     return Device(
         id=f"usb:{entry.name}",
         kind="edgetpu",
@@ -210,7 +199,13 @@ def _stick(root: Path, entry: Path, waits: bool, may_open: MayOpen) -> Device:
     )
 
 
-def _forbidden(path: Path, name: str) -> str:
+def _node_problem(root: Path, name: str, how: str, may_open: MayOpen) -> str:
+    """Why a device node can't be opened; `how` a container gets it. Empty when it can."""
+    path = root / name[1:]
+    if not sysfs.there(path):
+        return f"has no node {name} here: a container {how}"
+    if may_open(path):
+        return ""
     try:
         group = f"group {path.stat().st_gid}"
     except OSError:

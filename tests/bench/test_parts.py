@@ -14,7 +14,7 @@ from bench.benchmarking.answers import Answers, difference, load_golden
 from bench.benchmarking.client import Target
 from bench.benchmarking.errors import WrongUsage
 from bench.benchmarking.main import main
-from bench.benchmarking.rows import Row, Sample, Writer, names, read
+from bench.benchmarking.rows import Row, Sample, T, Writer, names, read
 from bench.pictures import FORMATS
 from tests.bench.made import ROW, samples, steady
 from tests.bench.scripted import PREDICTIONS
@@ -194,24 +194,24 @@ def assert_alike(one: Row | Sample, other: Row | Sample) -> None:
         assert found == (pytest.approx(wanted, abs=1e-6) if isinstance(found, float) else wanted)
 
 
+def assert_round_trip(path: Path, given: list[T], kind: type[T]) -> None:
+    """What is written to a file is read from it again."""
+    writer = Writer(path, kind)
+    for each in given:
+        writer.write(each)
+    writer.close()
+    for each, again in zip(given, read(path, kind), strict=True):
+        assert_alike(each, again)
+
+
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     given = [*steady(5), ROW, replace(ROW, srv_read_ms=None, error='a "b", c\nd')]
-    writer = Writer(tmp_path / "rows", Row)
-    for row in given:
-        writer.write(row)
-    writer.close()
-    for row, again in zip(given, read(tmp_path / "rows", Row), strict=True):
-        assert_alike(row, again)
+    assert_round_trip(tmp_path / "rows", given, Row)
 
 
 def test_samples_come_back_as_they_were_written(tmp_path: Path) -> None:
     given = samples(3, usb_mbps=480.0, throttled=1)
-    writer = Writer(tmp_path / "samples", Sample)
-    for sample in given:
-        writer.write(sample)
-    writer.close()
-    for sample, again in zip(given, read(tmp_path / "samples", Sample), strict=True):
-        assert_alike(sample, again)
+    assert_round_trip(tmp_path / "samples", given, Sample)
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -22,11 +22,10 @@ from tests.container.engine import (
     why_no_engine,
 )
 from tests.support import ROOT
+from tests.untested import Need
 
-REQUIRE = "REEF_REQUIRE_CONTAINER"
+ENGINE = Need("REEF_REQUIRE_CONTAINER", "THE CONTAINER IMAGE WAS NOT TESTED")
 BUILD_LIMIT_S = 1800
-
-NOT_TESTED = pytest.StashKey[str]()
 
 Start = Callable[..., Container]
 
@@ -40,26 +39,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(120, func_only=True))
         if why and "image" in getattr(item, "fixturenames", ()):
-            config.stash[NOT_TESTED] = why
-            if os.environ.get(REQUIRE) != "1":
+            ENGINE.lack(config, why)
+            if not ENGINE.required:
                 item.add_marker(pytest.mark.skip(f"the container image is not tested: {why}"))
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> Iterator[None]:
-    """Below everything else that is said at the end of the run."""
-    yield
-    if why := config.stash.get(NOT_TESTED, None):
-        terminalreporter.write_line(f"THE CONTAINER IMAGE WAS NOT TESTED: {why}", red=True)
 
 
 @pytest.fixture(scope="session")
 def image(pytestconfig: pytest.Config) -> Iterator[str]:
     """The image under test; built if it is the default one and is not there."""
-    if why := pytestconfig.stash.get(NOT_TESTED, None):
-        pytest.fail(f"{REQUIRE}=1, but {why}", pytrace=False)
+    if why := ENGINE.why_lacking(pytestconfig):
+        ENGINE.fail(why)
     if docker("image", "inspect", IMAGE).status:
         if "REEF_IMAGE" in os.environ:
             pytest.fail(f"REEF_IMAGE: there is no image {IMAGE}", pytrace=False)

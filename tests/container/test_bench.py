@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.tool import CLIENT_REASONS, Result
-from tests.container.engine import Container, docker, once, told
+from tests.container.engine import docker, once, told
 from tests.container.test_compose import COMPOSES, Compose, missing
 from tests.support import CAT
 
@@ -25,13 +25,8 @@ SOMEBODY = 4321
 def up(name: str, folder: Path) -> Iterator[Compose]:
     """A project whose server is up."""
     compose = Compose(COMPOSES[name], folder)
-    try:
-        compose("up", "--detach", "--no-build")
-        container = Container(compose("ps", "--quiet", "reef").strip())
-        container.wait_until(container.is_ready)
+    with compose.serving():
         yield compose
-    finally:
-        compose("down", "--volumes", "--timeout", "20")
 
 
 @pytest.fixture(scope="module", params=COMPOSES)

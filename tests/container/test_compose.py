@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -71,6 +72,17 @@ class Compose:
         )
         return Said(done.returncode, done.stdout, done.stderr)
 
+    @contextmanager
+    def serving(self) -> Iterator[Container]:
+        """The server's container, up and ready; taken down with its volumes at the end."""
+        try:
+            self("up", "--detach", "--no-build")
+            container = Container(self("ps", "--quiet", "reef").strip())
+            container.wait_until(container.is_ready)
+            yield container
+        finally:
+            self("down", "--volumes", "--timeout", "20")
+
     def config(self, **settings: str) -> dict[str, Any]:
         """The service as Compose understands it."""
         service = yaml.safe_load(self("config", **settings))["services"]["reef"]
@@ -90,13 +102,8 @@ def compose(
 @pytest.fixture(scope="module")
 def service(compose: Compose) -> Iterator[Container]:
     """The service, up and ready."""
-    try:
-        compose("up", "--detach", "--no-build")
-        container = Container(compose("ps", "--quiet", "reef").strip())
-        container.wait_until(container.is_ready)
+    with compose.serving() as container:
         yield container
-    finally:
-        compose("down", "--volumes", "--timeout", "20")
 
 
 def test_there_is_a_compose_here(image: str) -> None:

@@ -20,18 +20,11 @@ from app.devices.pool import Pool
 from app.devices.supervisor import DeviceStatus
 from app.models import Catalogue, Layout
 from tests import colour_model
+from tests.support import wait_for
 
 LAYOUT = Layout(32, 32, "stretch")
 CPU = Device("cpu", "cpu", "a test's CPU", "cpu-test")
 TWO_CORES = replace(CPU, threads=2)
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    """Wait until something holds; fails the test when it doesn't in time."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 class Bench:

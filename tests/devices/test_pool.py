@@ -13,7 +13,8 @@ import pytest
 from app import models, settings
 from app.errors import Busy, DeadlineExceeded, DeviceFailed, NoDevice, RequestError
 from tests import colour_model
-from tests.devices.conftest import TWO_CORES, Bench, wait_for
+from tests.devices.conftest import TWO_CORES, Bench
+from tests.support import wait_for
 
 MakeBench = Callable[..., Bench]
 

@@ -17,7 +17,7 @@ from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
 from app.devices.supervisor import Served
 from app.models import Catalogue
 from app.selftest import SelfTest, check_sane
-from tests.devices.conftest import wait_for
+from tests.support import wait_for
 
 
 @pytest.fixture

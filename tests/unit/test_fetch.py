@@ -6,15 +6,14 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.site import LocalSite, QuietHandler
 from tests.support import ROOT
 
 DEB = "libedgetpu1-std_16.0tf2.19.1-1.bookworm_amd64.deb"
@@ -23,7 +22,7 @@ MODEL_BYTES = b"TFL3" * 5000
 LIBRARY_BYTES = b"\x7fELF, or so it says"
 
 
-class Site:
+class Site(LocalSite):
     """A web site with files by name; `promise` is what it says of a file's length."""
 
     def __init__(self) -> None:
@@ -32,7 +31,7 @@ class Site:
         self.status = 200
         site = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 name = self.path.lstrip("/")
                 found = name in site.files
@@ -42,19 +41,7 @@ class Site:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Go away."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
 
 @pytest.fixture

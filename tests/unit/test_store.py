@@ -3,9 +3,7 @@
 import hashlib
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from app.models import Manifest
 from app.store import Store
 from tests import colour_model
 from tests.client import free_port
+from tests.site import LocalSite, QuietHandler
 from tests.support import ROOT, make_settings
 from tests.unit.test_main import run
 
@@ -24,7 +23,7 @@ MODEL = colour_model.build()
 NAME = "finder.tflite"
 
 
-class Site:
+class Site(LocalSite):
     """A web site with one file; `cut` is after how many bytes it breaks off."""
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class Site:
         self.asked: list[str | None] = []
         site = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 wanted = self.headers["Range"]
                 site.asked.append(wanted)
@@ -49,19 +48,8 @@ class Site:
                 self.end_headers()
                 self.wfile.write(body[: site.cut])
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/{NAME}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Go away."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
+        self.url += f"/{NAME}"
 
 
 @pytest.fixture
