@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import Any
 
+from gunicorn import util
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.fair import Lanes
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 SERVICE = "reef.service"
 THREADS_FOR_OTHERS = 8  # of all threads, those that no single client can have
 HEADER_END = b"\r\n\r\n"
+LINE_FEEDS = b"\n\n"  # what ends the header of a program that was written by hand
+TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446, 5.1
 RECEIVE_BYTES = 64 * 1024  # most pictures of 640x480 arrive in one piece with their header
 MAX_HEADER_BYTES = 64 * 1024  # beyond this the parser refuses, with the right status
 HANDSHAKE_S = 0.1  # for connections that are being made when the listener is closed
@@ -42,6 +45,10 @@ DROP_SYN = (
 )
 CUT_OFF_S = 0.5  # after a request's own deadline, so that its reader knows why the body ended
 LINGER_S = 1.0  # of silence, before a connection that was answered is closed
+
+
+class NoHeader(Exception):
+    """What has come will never be the header of a request."""
 
 
 def refuse_newcomers(listener: socket.socket) -> None:
@@ -131,6 +138,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             arrived = now < deadline and self._header_arrived(conn)
         except OSError:
             arrived = True  # a thread will meet the same error, and close
+        except NoHeader as why:
+            self._refuse(conn, str(why))
+            return
         if arrived and not _takes_an_answer(conn):
             self._wait(conn, selectors.EVENT_WRITE)
         elif arrived:
@@ -156,7 +166,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return super().handle(conn)
 
     def _header_arrived(self, conn: TConn) -> bool:
-        """Take what has come; whether it is a whole header, or the end."""
+        """Take what has come; whether it is a whole header, or the end.
+
+        Raises NoHeader where none can come of it.
+        """
         conn.init()  # makes the parser
         conn.sock.setblocking(False)
         unreader = conn.parser.unreader
@@ -166,7 +179,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             came = conn.sock.recv(RECEIVE_BYTES)
         buffered += came or b""
         unreader.unread(buffered)
-        return came == b"" or HEADER_END in buffered or len(buffered) > MAX_HEADER_BYTES
+        if came == b"" or HEADER_END in buffered or len(buffered) > MAX_HEADER_BYTES:
+            return True
+        if LINE_FEEDS in buffered:
+            raise NoHeader("The lines of a header end with CR LF, not with LF alone")
+        if buffered.startswith(TLS_HANDSHAKE):
+            raise NoHeader("This port speaks HTTP, not HTTPS")
+        return False
+
+    def _refuse(self, conn: TConn, why: str) -> None:
+        """Answer what the parser would wait for in vain, as it answers other malformed HTTP."""
+        self.log.warning("Invalid request from ip=%s: %s", conn.client[0], why)
+        with contextlib.suppress(OSError):
+            util.write_error(conn.sock, 400, "Bad Request", why)
+        self._arriving.pop(conn, None)
+        self._close_softly(conn)
 
     def murder_pending(self) -> None:
         """Called every second at least: cut off what has not arrived by its deadline."""

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
@@ -82,12 +83,12 @@ class Model:
     variants: Mapping[Kind, Variant]
     selftest: SelfTestPicture | None
 
-    @property
-    def layouts(self) -> set[Layout]:
+    @cached_property
+    def layouts(self) -> frozenset[Layout]:
         """Every layout that a device may want a picture in; nearly always one."""
-        return {variant.layout for variant in self.variants.values()}
+        return frozenset(variant.layout for variant in self.variants.values())
 
-    @property
+    @cached_property
     def labels(self) -> frozenset[str]:
         """Every label that an answer may have."""
         return frozenset(label for variant in self.variants.values() for label in variant.labels)

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
 from app.devices.link import MAX_MESSAGE, Message, ModelFile, Setup, SharedSlots
@@ -126,8 +127,8 @@ def _load(setup: Setup, progress: _Progress) -> dict[str, "Engine"]:
 
 
 class _Lanes:
-    """Threads that infer beside each other. A free one takes the next request off the socket
-    itself: nobody has to be woken to hand it on."""
+    """Threads that infer beside each other, each in a lane, and one more: it has taken the next
+    request off the socket when a lane becomes free, and tells nobody of the last one meanwhile."""
 
     def __init__(
         self, control: Control, slots: SharedSlots, models: Mapping[str, "Engine"], count: int
@@ -135,31 +136,30 @@ class _Lanes:
         self._control = control
         self._slots = slots
         self._models = models
-        self._count = count
         self._receiving = threading.Lock()
-        self._lock = threading.Lock()
-        self._busy = 0
+        self._count = count
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for lane in range(count):
+            self._free.put(lane)
 
     def run(self) -> None:
         """Serve until the parent closes the socket."""
-        others = [threading.Thread(target=self._run, args=(n,)) for n in range(1, self._count)]
+        others = [threading.Thread(target=self._run) for _ in range(self._count)]
         for thread in others:
             thread.start()
-        self._run(0)
+        self._run()
         for thread in others:
             thread.join()
 
-    def _run(self, lane: int) -> None:
+    def _run(self) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
             while request := self._receive():
-                with self._lock:
-                    self._busy += 1
-                    alone = self._busy == 1
                 engine = self._models[request["model"]]
+                lane = self._free.get()
+                alone = self._free.qsize() == self._count - 1
                 loaded = engine.on_all_threads if alone else engine.on_one_thread[lane]
                 event, fields = self._infer(loaded, engine.file, request["slot"])
-                with self._lock:  # before the parent hears of it: the next one is alone then
-                    self._busy -= 1
+                self._free.put(lane)  # before the parent hears of it: the next one is alone then
                 self._control.send(event, slot=request["slot"], **fields)
 
     def _receive(self) -> Message | None:

@@ -267,6 +267,9 @@ def test_two_hundred_requests_at_once_are_answered_or_refused(server: Server) ->
     ("request_bytes", "status"),
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello over TLS\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 hello, and then it waits", 400),
+        (b"GET /health HTTP/1.1\nHost: test\n\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: test\n\n", 400),
         (b"GET /health\r\n\r\n", 400),
         (b"GET /he\x00alth HTTP/1.1\r\nHost: test\r\n\r\n", 400),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
@@ -280,7 +283,7 @@ def test_two_hundred_requests_at_once_are_answered_or_refused(server: Server) ->
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffff\r\nabc\r\n", 408),
     ],
     ids=[
-        "TLS", "HTTP/0.9", "NUL", "negative length", "two lengths", "length and chunked",
+        "TLS", "TLS that waits", "line feeds alone", "a line feed alone", "HTTP/0.9", "NUL", "negative length", "two lengths", "length and chunked",
         "long header", "many headers", "long URI", "unknown Expect", "bad chunk", "huge chunk",
     ],
 )  # fmt: skip
