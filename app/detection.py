@@ -68,16 +68,18 @@ def read(
     rows = outputs.rows
     kept = np.flatnonzero(outputs.scores[rows] >= min_score)
     kept = kept[np.argsort(-outputs.scores[kept], kind="stable")]
+    columns = (outputs.scores, outputs.classes, outputs.boxes)
     found: list[Detection] = []
-    for row in kept.tolist():
-        box, number = outputs.boxes[row].tolist(), float(outputs.classes[row])
+    for score, number, box in zip(*(column[kept].tolist() for column in columns), strict=True):
         if not all(map(math.isfinite, (*box, number))):
             continue
         label = variant.label(int(number))
-        x1, y1, x2, y2 = fit.to_picture(*box)
-        if (only and label not in only) or x2 <= x1 or y2 <= y1:
+        if only and label not in only:
             continue
-        found.append(Detection(label, min(float(outputs.scores[row]), 1.0), (x1, y1, x2, y2)))
+        x1, y1, x2, y2 = fit.to_picture(*box)
+        if x2 <= x1 or y2 <= y1:
+            continue
+        found.append(Detection(label, min(score, 1.0), (x1, y1, x2, y2)))
         if len(found) == max_results:
             break
     return found
