@@ -83,9 +83,8 @@ def download(
             if objection := checksum.objection(part):
                 raise Damaged(f"{objection}; don't use it, find out why")
         except (Unreachable, Damaged) as error:
-            if not isinstance(error, CutShort) and not (
-                isinstance(error, Unreachable) and file.tell()
-            ):
+            continues = isinstance(error, CutShort | Unreachable) and file.tell()
+            if not continues:
                 part.unlink()
             raise
         os.fsync(file.fileno())
@@ -113,16 +112,19 @@ def _fetch(url: str, file: BinaryIO, progress: Progress) -> bool:
             have = 0
         continued, promised = have > 0, answer.headers.get("Content-Length", "")
         whole = have + int(promised) if promised.isdigit() else None
-        try:
-            while chunk := answer.read(CHUNK_BYTES):
-                have += file.write(chunk)
-                progress(have, whole)
-                if have > MAX_BYTES:
-                    raise Damaged(f"has more than {MAX_BYTES} bytes; don't use it, find out why")
-        except (OSError, http.client.HTTPException) as error:
-            raise CutShort(f"was cut short ({error})") from error
-        finally:
-            file.flush()
+        while chunk := _read(answer):
+            have += file.write(chunk)
+            progress(have, whole)
+            if have > MAX_BYTES:
+                raise Damaged(f"has more than {MAX_BYTES} bytes; don't use it, find out why")
+        file.flush()
     if whole is not None and have < whole:
         raise CutShort(f"was cut short: {have} of {whole} bytes came")
     return continued
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read(CHUNK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise CutShort(f"was cut short ({error})") from error

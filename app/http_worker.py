@@ -9,19 +9,24 @@ its deadline is cut off, and connections are closed softly in the main loop, not
 import contextlib
 import ctypes
 import logging
+import math
 import select
 import selectors
 import signal
 import socket
 import struct
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
 from gunicorn import util
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from app.access import client_of
 from app.fair import Lanes
 from app.service import Service
 
@@ -29,13 +34,14 @@ log = logging.getLogger(__name__)
 
 SERVICE = "reef.service"
 THREADS_FOR_OTHERS = 8  # of all threads, those that no single client can have
+CONNECTIONS_FOR_OTHERS = 1 / 8  # of all connections, those that no single client can have
 HEADER_END = b"\r\n\r\n"
 LINE_FEEDS = b"\n\n"  # what ends the header of a program that was written by hand
 TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446, 5.1
 RECEIVE_BYTES = 64 * 1024  # most pictures of 640x480 arrive in one piece with their header
-MAX_HEADER_BYTES = 64 * 1024  # beyond this the parser refuses, with the right status
+MAX_HEADER_BYTES = 16 * 1024  # as in Node.js; every open connection may hold so much
 HANDSHAKE_S = 0.1  # for connections that are being made when the listener is closed
-SO_ATTACH_FILTER = 26  # of Linux; Python has no name for it
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # of Linux; Python has no names for them
 # (operation, steps to skip if true, if false, operand) of the kernel's packet filter, BPF
 DROP_SYN = (
     (0x30, 0, 0, 13),  # take the TCP header's byte of flags
@@ -46,9 +52,32 @@ DROP_SYN = (
 CUT_OFF_S = 0.5  # after a request's own deadline, so that its reader knows why the body ended
 LINGER_S = 1.0  # of silence, before a connection that was answered is closed
 
+Closed = Callable[["Connection"], None]
+
 
 class NoHeader(Exception):
     """What has come will never be the header of a request."""
+
+    def __init__(self, status: HTTPStatus, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Connection(TConn):  # type: ignore[misc]
+    """A connection that counts as its client's until it is closed."""
+
+    def __init__(self, cfg: Any, sock: socket.socket, address: Any, closed: Closed) -> None:
+        """`closed` is called once, with the connection."""
+        super().__init__(cfg, sock, address, sock.getsockname())
+        self.owner = client_of(address[0])
+        self._closed: Closed | None = closed
+
+    def close(self, graceful: bool = False) -> None:
+        """Close it; of no effect when it is closed already."""
+        if self._closed:
+            self._closed(self)
+            self._closed = None
+        super().close(graceful)
 
 
 def refuse_newcomers(listener: socket.socket) -> None:
@@ -64,7 +93,7 @@ def refuse_newcomers(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, told)
 
 
-def _takes_an_answer(conn: TConn) -> bool:
+def _takes_an_answer(conn: Connection) -> bool:
     """Whether there is room to answer; a client that sends and never reads must hold no thread."""
     poll = select.poll()
     poll.register(conn.sock, select.POLLOUT)
@@ -76,9 +105,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._arriving: dict[TConn, float] = {}  # when each request must have arrived
-        self._closing: dict[TConn, float] = {}  # when each must be closed at the latest
+        self._arriving: dict[Connection, float] = {}  # when each request must have arrived
+        self._closing: dict[Connection, float] = {}  # when each must be closed at the latest
         self._lanes = Lanes(self.cfg.threads - THREADS_FOR_OTHERS)
+        self._owned: Counter[str] = Counter()  # connections by client
+        self._most_owned = math.ceil(self.worker_connections * (1 - CONNECTIONS_FOR_OTHERS))
 
     @property
     def service(self) -> Service:
@@ -106,6 +137,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """At the stop, take what the kernel has accepted already, then let nobody else in."""
+        if enabled and not self._accepting:
+            for listener in self.sockets:  # of a worker before this one, that was stopped alone
+                with contextlib.suppress(OSError):
+                    listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
             listeners = list(self.sockets)
@@ -123,14 +158,33 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     # ------------------------------------------------------------ a request arrives
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection. To be out of descriptors for a moment is no reason to die."""
+        """Accept a connection, unless its client has its share. To be out of descriptors for a
+        moment is no reason to die."""
         try:
-            super().accept(listener)
+            sock, address = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
         except OSError as error:
             log.warning("A connection can't be accepted: %s", error.strerror)
             time.sleep(0.1)
+            return
+        conn = Connection(self.cfg, sock, address, self._disown)
+        self.nr_conns += 1
+        self._owned[conn.owner] += 1
+        if self._owned[conn.owner] > self._most_owned:
+            self.log.warning(
+                "A client has all the connections that one may have: ip=%s", conn.owner
+            )
+            self._close(conn)
+        else:
+            self.enqueue_req(conn)
 
-    def enqueue_req(self, conn: TConn) -> None:
+    def _disown(self, conn: Connection) -> None:
+        self._owned[conn.owner] -= 1
+        if not self._owned[conn.owner]:
+            del self._owned[conn.owner]
+
+    def enqueue_req(self, conn: Connection) -> None:
         """Give a thread to a request whose header is here; wait for the others in the main loop."""
         now = time.monotonic()
         deadline = self._arriving.setdefault(conn, now + self.service.settings.deadline_s)
@@ -139,19 +193,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             arrived = True  # a thread will meet the same error, and close
         except NoHeader as why:
-            self._refuse(conn, str(why))
+            self._refuse(conn, why)
             return
         if arrived and not _takes_an_answer(conn):
             self._wait(conn, selectors.EVENT_WRITE)
         elif arrived:
-            if self._lanes.enter(conn.client[0], conn):
+            if self._lanes.enter(conn.owner, conn):
                 super().enqueue_req(conn)
         elif now >= deadline:
             self._close(conn)
         else:
             self._wait(conn, selectors.EVENT_READ)
 
-    def _wait(self, conn: TConn, event: int) -> None:
+    def _wait(self, conn: Connection, event: int) -> None:
         """Look at a connection again when it can be read, or written; close it if it never can."""
         conn.set_timeout()
         self.pending_conns.append(conn)
@@ -159,13 +213,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.sock, event, lambda sock: self.on_pending_socket_readable(conn, sock)
         )
 
-    def handle(self, conn: TConn) -> object:
+    def handle(self, conn: Connection) -> object:
         """Handle one request, in a thread; from here on its body must arrive."""
         deadline_s = self.service.settings.deadline_s
         self._arriving[conn] = time.monotonic() + deadline_s + CUT_OFF_S
         return super().handle(conn)
 
-    def _header_arrived(self, conn: TConn) -> bool:
+    def _header_arrived(self, conn: Connection) -> bool:
         """Take what has come; whether it is a whole header, or the end.
 
         Raises NoHeader where none can come of it.
@@ -179,19 +233,27 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             came = conn.sock.recv(RECEIVE_BYTES)
         buffered += came or b""
         unreader.unread(buffered)
-        if came == b"" or HEADER_END in buffered or len(buffered) > MAX_HEADER_BYTES:
+        end = buffered.find(HEADER_END)
+        if (len(buffered) if end < 0 else end) > MAX_HEADER_BYTES:
+            raise NoHeader(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"The header has more than {MAX_HEADER_BYTES} bytes",
+            )
+        if end >= 0 or came == b"":
             return True
         if LINE_FEEDS in buffered:
-            raise NoHeader("The lines of a header end with CR LF, not with LF alone")
+            raise NoHeader(
+                HTTPStatus.BAD_REQUEST, "The lines of a header end with CR LF, not with LF alone"
+            )
         if buffered.startswith(TLS_HANDSHAKE):
-            raise NoHeader("This port speaks HTTP, not HTTPS")
+            raise NoHeader(HTTPStatus.BAD_REQUEST, "This port speaks HTTP, not HTTPS")
         return False
 
-    def _refuse(self, conn: TConn, why: str) -> None:
+    def _refuse(self, conn: Connection, why: NoHeader) -> None:
         """Answer what the parser would wait for in vain, as it answers other malformed HTTP."""
         self.log.warning("Invalid request from ip=%s: %s", conn.client[0], why)
         with contextlib.suppress(OSError):
-            util.write_error(conn.sock, 400, "Bad Request", why)
+            util.write_error(conn.sock, why.status.value, why.status.phrase, str(why))
         self._arriving.pop(conn, None)
         self._close_softly(conn)
 
@@ -211,7 +273,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # ------------------------------------------------------------ a request has been answered
 
-    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
+    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         """Whether the connection can be used again. A body that nobody read ends it: to wait for
         the rest would hold a thread."""
         conn.sock.setblocking(False)
@@ -220,17 +282,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except BlockingIOError:
             return False
 
-    def finish_request(self, conn: TConn, answered: Future[bool]) -> None:
+    def finish_request(self, conn: Connection, answered: Future[bool]) -> None:
         """Called in the main loop when a thread is done with a request."""
         self._arriving.pop(conn, None)
-        if (following := self._lanes.leave(conn.client[0])) is not None:
+        if (following := self._lanes.leave(conn.owner)) is not None:
             super().enqueue_req(following)
         if not answered.cancelled() and not answered.exception() and answered.result() is False:
             self._close_softly(conn)
         else:
             super().finish_request(conn, answered)
 
-    def _close_softly(self, conn: TConn) -> None:
+    def _close_softly(self, conn: Connection) -> None:
         """Let the client send to its end and read its answer: to close with unread input would
         reset the connection, and many a client reads only when it has sent all."""
         try:
@@ -244,7 +306,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._closing[conn] = now + self.service.settings.deadline_s
         self.poller.register(conn.sock, selectors.EVENT_READ, lambda _: self._discard(conn))
 
-    def _discard(self, conn: TConn) -> None:
+    def _discard(self, conn: Connection) -> None:
         try:
             sending = bool(conn.sock.recv(RECEIVE_BYTES))
         except BlockingIOError:
@@ -256,7 +318,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         else:
             self._close(conn)
 
-    def _close(self, conn: TConn) -> None:
+    def _close(self, conn: Connection) -> None:
         self._arriving.pop(conn, None)
         self._closing.pop(conn, None)
         with contextlib.suppress(KeyError):

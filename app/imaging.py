@@ -105,8 +105,10 @@ def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
         picture.draft("RGB", at_least)
         picture.decodermaxblock = len(data)  # in one piece and not in 64 KiB: a tenth less time
     limit = max_pixels * (SCALED_WHILE_DECODED if _has_one_scan(data) else 1)
-    if width * height > limit or picture.width * picture.height > max_pixels:
+    if width * height > limit:
         raise _too_large(width, height, limit)
+    if picture.width * picture.height > max_pixels:  # too thin to be scaled while it is decoded
+        raise _too_large(width, height, max_pixels)
     try:
         picture.load()
         pixels = _to_rgb(picture)

@@ -69,10 +69,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class SelfTestPicture:
-    """A picture in which a model must find an object of class `expect`."""
+    """A picture in which a model must find an object with one of the labels `expect`."""
 
     path: Path
-    expect: str
+    expect: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,11 @@ class Model:
     @cached_property
     def labels(self) -> frozenset[str]:
         """Every label that an answer may have."""
-        return frozenset(label for variant in self.variants.values() for label in variant.labels)
+        return frozenset(
+            variant.label(class_id)
+            for variant in self.variants.values()
+            for class_id in range(len(variant.labels))
+        )
 
     def unknown_label(self, names: Iterable[str]) -> str | None:
         """What is wrong with the first of these names that is no label of the model, in words."""
@@ -267,28 +271,40 @@ class _Loader:
 
     def _from_manifest(self, name: str, labels: Path | None) -> Model:
         entry = self.manifest.models[name]
-        label_file = labels or self._find(entry.labels)
-        layout = Layout(**entry.input.model_dump())
-        variants = {
-            kind: _variant(name, self._find(file.path), label_file, layout, file.checksum)
-            for kind, file in entry.files.items()
-            if self._present(name, kind)
-        }
+        variants = self._variants(name, entry, self._find(entry.labels))
         if not variants:
             wanted = entry.files.get("cpu") or next(iter(entry.files.values()))
             raise ModelError(
                 f"{self.models_dir / wanted.path}: missing; `reef models pull {name}` fetches it "
                 f"from {wanted.url}"
             )
-        return Model(name, variants, self._selftest(entry))
+        given = self._variants(name, entry, labels) if labels else variants
+        return Model(name, given, self._selftest(entry, variants, given))
 
-    def _selftest(self, entry: ManifestModel) -> SelfTestPicture | None:
+    def _variants(self, name: str, entry: ManifestModel, labels: Path) -> dict[Kind, Variant]:
+        layout = Layout(**entry.input.model_dump())
+        return {
+            kind: _variant(name, self._find(file.path), labels, layout, file.checksum)
+            for kind, file in entry.files.items()
+            if self._present(name, kind)
+        }
+
+    def _selftest(
+        self, entry: ManifestModel, ours: Mapping[Kind, Variant], given: Mapping[Kind, Variant]
+    ) -> SelfTestPicture | None:
+        """The self-test's picture; what it shows by the labels `given`, not by the manifest's."""
         if entry.selftest is None:
             return None
         picture = self._find(entry.selftest.picture)
         if not picture.is_file():
             raise ModelError(f"{picture}: missing; restore it from Reef's sources")
-        return SelfTestPicture(picture, entry.selftest.expect)
+        expect = (
+            given[kind].label(class_id)
+            for kind, variant in ours.items()
+            for class_id, label in enumerate(variant.labels)
+            if label == entry.selftest.expect
+        )
+        return SelfTestPicture(picture, frozenset(expect))
 
     def _from_files(self, name: str, labels: Path | None, cpu: str) -> Model:
         path = self._own(name)

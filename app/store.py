@@ -32,19 +32,20 @@ class File:
     @property
     def state(self) -> State:
         """How it is, every byte checked."""
-        try:
-            if self.objection():
-                return "damaged"
-        except FileNotFoundError:
+        if not os.path.lexists(self.path):
             return "missing"
+        if self.objection():
+            return "damaged"
         return "here" if self.entry.url else "embedded"
 
     def objection(self) -> str:
-        """What is wrong with it; empty when nothing is. Raises OSError if it can't be read."""
-        if objection := self.entry.checksum.objection(self.path):
-            return objection
+        """What is wrong with it; empty when nothing is."""
         try:
+            if objection := self.entry.checksum.objection(self.path):
+                return objection
             tflite.read(self.path.read_bytes())
+        except OSError as error:
+            return f"can't be read: {error.strerror}"
         except ValueError as error:
             return str(error)
         return ""

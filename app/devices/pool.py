@@ -165,6 +165,8 @@ class Pool:
         Raises Busy when the queue is full, NoDevice when no device can answer in time,
         DeviceFailed when two tries failed, DeadlineExceeded.
         """
+        if deadline <= time.monotonic():
+            raise DeadlineExceeded(LATE)
         job = Job(model, tensors, deadline, client)
         with self.lock:
             if self._closed:

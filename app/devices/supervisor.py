@@ -475,6 +475,7 @@ class Supervisor:
 
     def _serve(self) -> None:
         assert self._link  # noqa: S101 - for the type checker
+        looked = time.monotonic()
         while not self._closing.is_set():
             message = self._receive(self._link)
             with self._owner.lock:
@@ -482,7 +483,8 @@ class Supervisor:
                     self._settle(self._link, message)
                 if self._hindrance and self._hindrance.urgent:
                     raise DeviceDown("gone", self._hindrance.reason)
-                if not message:
+                if message is None or time.monotonic() - looked > TICK_S:
+                    looked = time.monotonic()
                     self._check_limit()
                     self._test_if_idle()
 

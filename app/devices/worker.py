@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # importing it takes long, so it waits for the device's lock
     from app.devices.runtime import Engine, LoadedModel
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+PF_EXITING = 0x4  # <linux/sched.h>; field 9 of /proc/PID/stat, proc_pid_stat(5)
 LOCK_POLL_S = 0.2
 
 
@@ -214,12 +215,12 @@ def _is_leaving(holder: str) -> bool:
     still holds it up, for 50 s at worst. A zombie has closed them all.
     """
     try:
-        command = Path(f"/proc/{int(holder)}/cmdline").read_bytes()
-        state = Path(f"/proc/{int(holder)}/stat").read_text().rpartition(")")[2].split()[0]
+        fields = Path(f"/proc/{int(holder)}/stat").read_text().rpartition(")")[2].split()
+        state, flags = fields[0], int(fields[6])
     except (OSError, ValueError, IndexError):
         return False
-    # A process that is exiting has no command line any more; one that has another took the pid.
-    return state not in "ZX" and int(holder) != os.getpid() and command == b""
+    # Any other process that has the pid by now, a thread of the kernel too, is not exiting.
+    return state not in "ZX" and bool(flags & PF_EXITING)
 
 
 def _die_with_parent() -> None:

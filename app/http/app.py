@@ -6,6 +6,7 @@ import uuid
 
 from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import MapAdapter
 
 from app import errors
 from app.access import Keys, client_of
@@ -32,9 +33,19 @@ HEADERS = {
 CORS_MAX_AGE_S = 600
 
 
+class App(Flask):
+    """Routes by the path alone: whatever a client calls this host, it is answered."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Flask would answer 500 to a `Host` that is no name for a host, as `a..b`."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind("reef", path_info=request.path, default_method=request.method)
+
+
 def create_app(service: Service) -> Flask:
     """The WSGI application that answers with `service`."""
-    app = Flask("reef", static_folder=None)
+    app = App("reef", static_folder=None)
     metrics = Metrics(service.pool)
     repeats = Repeats()
     told = service.settings

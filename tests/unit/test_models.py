@@ -12,7 +12,7 @@ import yaml
 
 from app import models
 from app.errors import ModelError, SettingsError, UnknownModel
-from app.models import Catalogue, Layout, parse_labels, read_manifest
+from app.models import UNNAMED, Catalogue, Layout, parse_labels, read_manifest
 from app.settings import EMBEDDED_MODELS
 from tests import colour_model
 from tests.support import make_settings
@@ -166,7 +166,16 @@ def test_labels_from_any_editor_are_read(text: str, write: Callable[..., Path]) 
 def test_labels_of_ones_own_replace_those_of_the_default_model(tmp_path: Path) -> None:
     labels = tmp_path / "numbers.txt"
     labels.write_text("\n".join(f"thing {number}" for number in range(90)))
-    assert load(labels=labels).default.variants["cpu"].label(0) == "thing 0"
+    default = load(labels=labels).default
+    assert default.variants["cpu"].label(0) == "thing 0"
+    assert default.selftest
+    assert default.selftest.expect == {"thing 0"}  # the person, by the name that it has now
+
+
+def test_every_label_that_an_answer_may_have_can_be_asked_for() -> None:
+    default = load().default
+    assert {"person", "class_11"} <= default.labels  # the model has a class 11 without a name
+    assert UNNAMED not in default.labels
 
 
 def test_the_order_of_the_outputs_is_told_by_their_names_without_the_operator(

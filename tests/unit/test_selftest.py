@@ -84,7 +84,7 @@ def test_a_model_without_a_test_picture_gets_a_grey_one_and_must_be_sane(tmp_pat
 
 
 def test_the_expected_object_is_the_manifests(model: Model) -> None:
-    cat = Model(model.name, model.variants, SelfTestPicture(CAT, "cat"))
+    cat = Model(model.name, model.variants, SelfTestPicture(CAT, frozenset({"cat"})))
     test = selftest.prepare(cat, model.variants["cpu"])
     with pytest.raises(SelfTestError, match="not a cat"):
         test.check(outputs(*SOUND))
