@@ -114,7 +114,23 @@ do_down() { compose down; }
 do_attach() {
     docker image inspect "$(setting REEF_IMAGE reef:local)" >/dev/null 2>&1 || do_image
     scripts/devices.sh compose
-    compose up --no-build --no-color --no-log-prefix
+    local id since
+    since=$(date +%s)
+    compose up --detach --no-build
+    id=$(container)
+    # Its log as it is: `compose up` in the foreground puts an escape before every line, and the
+    # journal then shows none of them. It ends when the container does, which Docker starts again.
+    while docker logs --follow --since "$since" "$id" 2>&1 && is_kept "$id"; do
+        since=$(docker inspect --format '{{.State.StartedAt}}' "$id")
+    done
+}
+
+# Whether it runs, or Docker is about to start it again.
+is_kept() {
+    case $(docker inspect --format '{{.State.Status}}' "$1" 2>/dev/null) in
+    running | restarting) return 0 ;;
+    *) return 1 ;;
+    esac
 }
 
 do_logs() { compose logs --follow --tail 100 reef; }

@@ -287,7 +287,8 @@ def test_uninstall_takes_everything_back(machine: Machine) -> None:
     said = machine.run(f"{SETUP} uninstall --yes", 300)
     assert said.status == 0, said.text
     for left in (
-        "ls /etc/udev/rules.d/*reef* /etc/systemd/system/reef* /etc/cdi /opt/reef/.env",
+        "ls /etc/udev/rules.d/*reef* /etc/systemd/system/reef{,-devices}.service /etc/cdi",
+        "ls /opt/reef/.env",
         "ls /opt/reef/compose.devices.yaml /var/lib/reef-host-setup /usr/src/gasket-*",
         "getent group apex",
         "modinfo apex",
