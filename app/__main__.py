@@ -1,19 +1,17 @@
 """The command `reef`: `python -m app`."""
 
 import argparse
-import http.client
+import json
 import signal
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
+from http import HTTPStatus
 
-from app import __version__, settings
+from app import __version__, local, settings
 from app.errors import StartError
 from app.settings import Settings
 
 EXIT_UNHEALTHY = 1
-HEALTHCHECK_TIMEOUT_S = 5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,17 +99,13 @@ def serve(told: Settings, _options: argparse.Namespace) -> int:
 
 def healthcheck(told: Settings, _options: argparse.Namespace) -> int:
     """Ask `/ready` on this host."""
-    url = f"{told.local_url}/ready"
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever $http_proxy is
     try:
-        with direct.open(url, timeout=HEALTHCHECK_TIMEOUT_S) as answer:
-            said, status = answer.read(), 0
-    except urllib.error.HTTPError as refusal:
-        said, status = refusal.read(), EXIT_UNHEALTHY
-    except (OSError, http.client.HTTPException) as error:
-        said, status = f"{url}: {error}".encode(), EXIT_UNHEALTHY
-    print(said.decode(errors="replace"))  # noqa: T201 - `docker inspect` shows it
-    return status
+        answer = local.ask(told, "/ready")
+    except local.NoServer as error:
+        print(error)  # noqa: T201 - `docker inspect` shows it
+        return EXIT_UNHEALTHY
+    print(json.dumps(answer.body, separators=(",", ":")))  # noqa: T201
+    return 0 if answer.status == HTTPStatus.OK else EXIT_UNHEALTHY
 
 
 if __name__ == "__main__":

@@ -4,20 +4,20 @@ It reads what the kernel shows, asks a running server, and loads libedgetpu in a
 that opens no device: it is safe while devices are at work.
 """
 
-import http.client
 import json
 import os
 import subprocess
 import sys
-import urllib.error
-import urllib.request
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from app import models
+from app import local, models
 from app.devices import causes, discovery, link, sysfs, telemetry
 from app.devices.discovery import Device
 from app.errors import ReefError
@@ -32,12 +32,12 @@ X86_64_V2 = ("cx16", "popcnt", "sse4_1", "sse4_2", "ssse3")
 CAP_SYS_ADMIN = 1 << 21
 PAGE_BYTES = 4096
 PROBE_LIMIT_S = 60
-ASK_LIMIT_S = 5
 KERNEL_LOG_BYTES = 4 * 1024 * 1024
-OFTEN = 3
 
 KERNEL_CAUSES = ("chip_dead", "interrupts", "probe_failed", "secure_boot", "page_table")
-KERNEL_CAUSES_IF_OFTEN = ("registers_garbage", "usb_resets")
+KERNEL_CAUSES_IF_OFTEN = {"registers_garbage": 3, "usb_resets": 6}
+"""How often in ten minutes is too often: to open a stick resets its port once or twice."""
+OFTEN_WITHIN_S = 600
 SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
@@ -270,19 +270,19 @@ def _library(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
 
 
 def _kernel_log(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
-    count: Counter[str] = Counter()
+    ports = [f"usb {device.node}:" for device in edgetpus if device.bus == "usb"]
+    when: dict[str, list[float]] = {}
     said: dict[str, str] = {}
-    sticks = any(device.bus == "usb" for device in edgetpus)
-    for line in _kernel_lines(patient.root / "dev/kmsg"):
+    for seconds, line in _kernel_lines(patient.root / "dev/kmsg"):
         for cause in causes.CAUSES:
-            if cause.pattern.search(line):
-                count[cause.key] += 1
+            elsewhere = cause.key == "usb_resets" and not any(port in line for port in ports)
+            if cause.pattern.search(line) and not elsewhere:
+                when.setdefault(cause.key, []).append(seconds)
                 said[cause.key] = line.strip()[-160:]
     for cause in causes.CAUSES:
-        often = cause.key in KERNEL_CAUSES_IF_OFTEN and count[cause.key] >= OFTEN
-        if cause.key == "usb_resets" and not sticks:
-            continue
-        if often or (cause.key in KERNEL_CAUSES and count[cause.key]):
+        times = when.get(cause.key, [])
+        often = _most_within(times, OFTEN_WITHIN_S) >= KERNEL_CAUSES_IF_OFTEN.get(cause.key, inf)
+        if often or (cause.key in KERNEL_CAUSES and times):
             yield Finding(
                 f"kernel_{cause.key}",
                 "warning",
@@ -290,13 +290,21 @@ def _kernel_log(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
             )
 
 
-def _kernel_lines(path: Path) -> list[str]:
-    """The kernel's log, where it may be read: /dev/kmsg gives one line a call."""
+def _most_within(times: list[float], span_s: float) -> int:
+    """How many of these ascending times lie within one span, at the most."""
+    return max((bisect_right(times, at + span_s) - n for n, at in enumerate(times)), default=0)
+
+
+def _kernel_lines(path: Path) -> Iterator[tuple[float, str]]:
+    """The kernel's log, where it may be read: seconds since the start of the computer, and a line.
+
+    /dev/kmsg gives one record a call: `PRIORITY,NUMBER,MICROSECONDS,FLAGS;LINE`.
+    """
     text = b""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
-        return []
+        return
     try:
         while len(text) < KERNEL_LOG_BYTES and (record := os.read(descriptor, 8192)):
             text += record
@@ -304,21 +312,34 @@ def _kernel_lines(path: Path) -> list[str]:
         pass
     finally:
         os.close(descriptor)
-    return text.decode(errors="replace").splitlines()
+    for record_line in text.decode(errors="replace").splitlines():
+        head, _, line = record_line.partition(";")
+        fields = head.split(",")
+        if len(fields) >= 3 and fields[2].isdigit():
+            yield int(fields[2]) / 1e6, line
 
 
 def _server(patient: Patient) -> Iterator[Finding]:
     url = patient.told.local_url
     try:
-        ready, shown = _ask(f"{url}/ready"), _ask(f"{url}/devices")
-        devices = [each for each in shown["devices"] if each["kind"] == "edgetpu"]
-        notes, reason = ready["notes"], ready["reason"]
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        ready, shown = local.ask(patient.told, "/ready"), local.ask(patient.told, "/devices")
+        keyed = shown.status == HTTPStatus.UNAUTHORIZED
+        devices = [] if keyed else shown.body["devices"]
+        failing = [
+            (each["id"], each["reason"])
+            for each in devices
+            if each["kind"] == "edgetpu" and each["state"] not in ("ready", "starting")
+        ]
+        notes, reason = ready.body["notes"], ready.body["reason"]
+    except (local.NoServer, KeyError, TypeError):
         yield Finding("server", "note", f"no Reef answers at {url}")
         return
-    failing = [each for each in devices if each["state"] not in ("ready", "starting")]
-    for each in failing:
-        yield Finding("server_device", "error", f"the server says: {each['id']} {each['reason']}")
+    if keyed:
+        yield Finding(
+            "server_key", "note", f"Reef at {url} tells of its devices with its key: REEF_API_KEY"
+        )
+    for device, why in failing:
+        yield Finding("server_device", "error", f"the server says: {device} {why}")
     if not failing and reason:
         yield Finding("server", "warning", f"the server says: {reason}")
     if not failing and not reason:
@@ -326,14 +347,3 @@ def _server(patient: Patient) -> Iterator[Finding]:
     for note in notes:
         if note.startswith("this image"):
             yield Finding("image", "warning", note)
-
-
-def _ask(url: str) -> dict[str, Any]:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(url, timeout=ASK_LIMIT_S) as answer:
-            body = answer.read()
-    except urllib.error.HTTPError as refusal:  # `/ready` explains itself with a 503
-        body = refusal.read()
-    answered: dict[str, Any] = json.loads(body)
-    return answered

@@ -205,8 +205,8 @@ wait_until_ready() {
 # Why it is not ready, in its own words.
 reason() {
     local said
-    said=$(docker exec "$1" reef healthcheck 2>/dev/null |
-        sed -n 's/^{"ready":false,"reason":"\([^"]*\)".*/\1/p') || true
+    said=$(docker exec --interactive "$1" /opt/reef/venv/bin/python - reason <scripts/status.py \
+        2>/dev/null) || true
     printf '%s' "${said:-it is being started}"
 }
 

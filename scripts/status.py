@@ -1,37 +1,40 @@
-"""Prints the devices of the server on this host, and its notes. It is run in the container, with
-the Python that has Reef's own modules:
+"""Prints the devices of the server on this host, and its notes; or only why it is not ready. It is
+run in the container, with the Python that has Reef's own modules:
 
-docker exec --interactive CONTAINER /opt/reef/venv/bin/python - <scripts/status.py
+docker exec --interactive CONTAINER /opt/reef/venv/bin/python - [reason] <scripts/status.py
 """
 
-import json
-import urllib.request
+import sys
 
-from app import settings
-
-ADDRESS = "http://127.0.0.1:5000"
+from app import local, settings
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
     """See above."""
-    for device in ask("/devices")["devices"]:
-        models = ", ".join(device["models"])
-        state = f"{device['state']} {device['reason']}".strip()
-        print(f"device {device['id']} ({device['about']}): {state}; {models}")  # noqa: T201
-    ready = ask("/ready")
-    if ready["reason"]:
-        print(f"reason: {ready['reason']}")  # noqa: T201
-    for note in ready["notes"]:
-        print(f"note: {note}")  # noqa: T201
+    told = settings.load()
+    try:
+        ready = local.ask(told, "/ready").body
+        lines = [ready["reason"]] if arguments else [*devices(told), *notes(ready)]
+    except (local.NoServer, KeyError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    print("\n".join(lines))  # noqa: T201
+    return 0
 
 
-def ask(path: str) -> dict[str, list]:  # type: ignore[type-arg]
-    """What the server answers."""
-    keys = settings.load().keys
-    headers = {"X-API-Key": keys[0]} if keys else {}
-    request = urllib.request.Request(ADDRESS + path, headers=headers)  # noqa: S310 - http
-    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - http
-        return dict(json.loads(answer.read()))
+def devices(told: settings.Settings) -> list[str]:
+    """A line for each."""
+    return [
+        f"device {each['id']} ({each['about']}): {each['state']} {each['reason']}".rstrip()
+        + f"; {', '.join(each['models'])}"
+        for each in local.ask(told, "/devices").body["devices"]
+    ]
 
 
-main()
+def notes(ready: dict[str, list[str]]) -> list[str]:
+    """Why it is degraded, and what else there is to know."""
+    reason = [f"reason: {ready['reason']}"] if ready["reason"] else []
+    return reason + [f"note: {note}" for note in ready["notes"]]
+
+
+sys.exit(main(sys.argv[1:]))

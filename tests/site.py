@@ -12,10 +12,11 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 class LocalSite:
-    """Serves with a handler of the caller's, at a free port of 127.0.0.1, until it is closed."""
+    """Serves with a handler of the caller's, at 127.0.0.1, until it is closed."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        """`port` 0: a free one."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()

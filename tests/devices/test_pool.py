@@ -43,6 +43,15 @@ def test_two_pictures_lie_in_slots_and_the_others_wait(bench: Bench) -> None:
         assert [each.result() for each in waiting] == [0, 1, 2, 3, 4]
 
 
+def test_a_picture_that_comes_after_its_deadline_is_late(bench: Bench) -> None:
+    bench.behave("0.2")
+    with ThreadPoolExecutor(2) as clients:
+        waiting = occupy(bench, clients, 2)  # no slot is free
+        with pytest.raises(DeadlineExceeded):
+            bench.infer(within_s=-0.1)
+        assert [each.result() for each in waiting] == [0, 1]
+
+
 def test_two_cores_infer_two_pictures_at_a_time_while_a_third_lies_ready(
     make_bench: MakeBench,
 ) -> None:

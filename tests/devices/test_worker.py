@@ -108,6 +108,18 @@ def test_it_waits_for_the_lock_and_puts_its_pid_into_it(
     assert lock.read_text() == str(process.process.pid)
 
 
+def test_a_pid_that_another_process_has_by_now_holds_nothing(
+    start: Callable[..., Link], tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    kernel_threads = [each.pid for each in psutil.process_iter() if not each.cmdline()]
+    for taken in (os.getppid(), *kernel_threads[:1]):
+        (tmp_path / "run" / "cpu.lock").write_text(str(taken))
+        process = start()
+        assert receive(process)["event"] == "loading"
+        process.end(grace_s=10)
+
+
 def test_a_successor_waits_for_its_predecessor(start: Callable[..., Link]) -> None:
     first = start()
     until(first, "ready")

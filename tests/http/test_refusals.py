@@ -68,6 +68,20 @@ def test_a_refusal_of_a_large_picture_names_its_size_and_the_setting(client: Cli
     assert "REEF_MAX_MEGAPIXELS" in said
 
 
+def test_a_picture_that_is_too_thin_to_be_scaled_is_held_to_the_limit_for_whole_ones(
+    make_client: MakeClient,
+) -> None:
+    client = make_client(max_megapixels=1)
+    said = refused(client.predict(flat(size=(60_000, 60))), make.TOO_LARGE)
+    assert "60000x60 pixels, more than 1 megapixels" in said
+
+
+@pytest.mark.parametrize("host", ["a..b", ".local", "\u00e9..x", "x" * 64 + ".local", ""])
+def test_whatever_a_client_calls_this_host_it_is_answered(client: Client, host: str) -> None:
+    answer = client.get("/health", headers={"Host": host})
+    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+
+
 def test_hundreds_of_damaged_pictures_are_seen_or_refused(client: Client) -> None:
     pictures = [encode(noise((32, 24)), kind) for kind in ("JPEG", "PNG", "WEBP", "BMP", "GIF")]
     statuses = {client.predict(each).status_code for each in mutations(pictures, 400, seed=34)}

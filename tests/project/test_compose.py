@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from app import __version__
-from app.server import MARGIN_S, SPARE_THREADS
+from app.http_worker import MAX_HEADER_BYTES
+from app.server import CONNECTIONS, MARGIN_S, SPARE_THREADS
 from app.service import UPLOADING
 from app.settings import Settings
 from tests.project import tables
@@ -103,7 +104,9 @@ def test_the_memory_limit_is_what_the_formula_gives() -> None:
     (rest,) = re.findall(r"one for all, and /tmp +=  ?(\d+) MiB", TEXT)
     assert f"= {bodies} MiB" in TEXT
     assert f"=  {pictures} MiB" in TEXT
-    wanted = bodies + pictures + int(rest)
+    headers = math.ceil(CONNECTIONS * MAX_HEADER_BYTES / 1024**2)
+    assert f"=   {headers} MiB" in TEXT
+    wanted = bodies + pictures + headers + int(rest)
     assert wanted <= int(default("REEF_MEMORY").removesuffix("m")) < wanted * 1.1
 
 

@@ -4,6 +4,7 @@ import re
 
 from app import __version__
 from app.http import predict, upload
+from app.http_worker import MAX_HEADER_BYTES
 from app.imaging import SCALED_WHILE_DECODED
 from app.server import CONNECTIONS, IDLE_S
 from app.service import UPLOADING
@@ -66,7 +67,8 @@ def test_limits_in_security_are_those_of_the_code() -> None:
         f"| {settings.deadline_s:g} s |",
         f"cut off after {IDLE_S} s",
         f"| {settings.queue} |",
-        f"| {CONNECTIONS} |",
+        f"| {CONNECTIONS}; of one client, seven eighths",
+        f"| a header | {MAX_HEADER_BYTES // 1024} KiB |",
         f"`REEF_QUEUE` + cores + {UPLOADING} requests",
     ):
         assert said in text, said

@@ -178,6 +178,19 @@ def test_two_thousand_idle_kept_connections_do_not_stop_new_ones(server: Server)
         sock.close()
 
 
+def test_one_client_cannot_have_every_connection(server: Server) -> None:
+    hog = []
+    for _ in range(3600):
+        hog.append(socket.create_connection(("127.0.0.1", server.port), 30))
+    assert hog[-1].recv(1) == b""  # more than its share: closed at once
+    other = socket.create_connection(("127.0.0.1", server.port), 2, ("127.0.0.2", 0))
+    other.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert other.recv(4096).startswith(b"HTTP/1.1 200")
+    for sock in (*hog, other):
+        sock.close()
+    server.wait_until(lambda: server.get("/health")[0] == 200)  # and it may come again
+
+
 def test_a_client_that_does_not_close_keeps_nobody_waiting(still_serves: Server) -> None:
     """The answer says that the connection closes; the client leaves it open."""
     with socket.create_connection(("127.0.0.1", still_serves.port), 30) as sock:
@@ -277,14 +290,17 @@ def test_two_hundred_requests_at_once_are_answered_or_refused(server: Server) ->
         (HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nHost: test\r\nX: " + b"x" * 20000 + b"\r\n\r\n", 431),
         (b"GET /health HTTP/1.1\r\nHost: test\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"GET /health HTTP/1.1\r\n" + b"X: y\r\n" * 3000, 431),
         (b"GET /" + b"x" * 10000 + b" HTTP/1.1\r\nHost: test\r\n\r\n", 414),
         (HEAD + b"Content-Length: 1\r\nExpect: wonders\r\n\r\nx", 417),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n\r\n", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nffffffffffff\r\nabc\r\n", 408),
     ],
     ids=[
-        "TLS", "TLS that waits", "line feeds alone", "a line feed alone", "HTTP/0.9", "NUL", "negative length", "two lengths", "length and chunked",
-        "long header", "many headers", "long URI", "unknown Expect", "bad chunk", "huge chunk",
+        "TLS", "TLS that waits", "line feeds alone", "a line feed alone",
+        "HTTP/0.9", "NUL", "negative length", "two lengths", "length and chunked", "long header",
+        "many headers", "headers without end", "long URI", "unknown Expect", "bad chunk",
+        "huge chunk",
     ],
 )  # fmt: skip
 def test_malformed_http_is_refused_and_not_fatal(

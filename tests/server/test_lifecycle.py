@@ -196,6 +196,14 @@ def test_a_killed_worker_is_replaced_and_its_device_process_is_gone(server: Serv
     assert not alive(device)
 
 
+def test_a_worker_that_is_stopped_alone_is_replaced_by_one_that_serves(server: Server) -> None:
+    old = server.worker
+    os.kill(old, signal.SIGTERM)
+    server.wait_until(lambda: not alive(old))
+    server.wait_until(server.is_ready)
+    assert server.predict(picture(9))[0] == 200
+
+
 def test_a_killed_master_takes_everything_with_it(server: Server) -> None:
     below = psutil.Process(server.process.pid).children(recursive=True)
     server.signal(signal.SIGKILL)

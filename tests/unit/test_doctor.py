@@ -1,10 +1,8 @@
 """`reef doctor`: every way in which an Edge TPU may not work has one sentence, and is found."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from app import doctor
 from app.doctor import Finding, Patient
 from tests import colour_model
 from tests.client import free_port
+from tests.site import LocalSite, QuietHandler
 from tests.standin import compiled_model
 from tests.standin.host import LOADED, Host
 from tests.standin.host import library as compile_library
@@ -271,27 +270,20 @@ def test_a_device_that_was_asked_for_and_is_not_there_is_an_error(patient: Patie
 
 @pytest.fixture
 def server(patient: Patient) -> Iterator[dict[str, object]]:
-    """A server that answers what a test puts here, by path."""
+    """A server that answers what a test puts here, by path; without it, that it wants its key."""
     bodies: dict[str, object] = {}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
-            body = json.dumps(bodies[self.path]).encode()
-            self.send_response(503)
+            body = json.dumps(bodies.get(self.path, {"code": "unauthorized"})).encode()
+            self.send_response(503 if self.path in bodies else 401)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    listening = ThreadingHTTPServer(("127.0.0.1", patient.told.port), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
+    site = LocalSite(Handler, patient.told.port)
     yield bodies
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+    site.close()
 
 
 def test_what_a_running_server_says_of_its_devices_is_passed_on(
@@ -304,6 +296,37 @@ def test_what_a_running_server_says_of_its_devices_is_passed_on(
     findings = found(patient)
     assert findings["server_device"].says == f"the server says: {USB} {reason}"
     assert findings["image"].says == "this image lacks a spoon"
+
+
+def test_a_server_that_wants_its_key_is_a_server(
+    patient: Patient, server: dict[str, object]
+) -> None:
+    server["/ready"] = {"reason": "", "notes": []}
+    findings = found(patient)
+    assert findings["server"].level == "ok"
+    assert "REEF_API_KEY" in findings["server_key"].says
+
+
+RESET = "usb 2-1: reset SuperSpeed USB device number 3 using xhci_hcd"
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([(second, RESET) for second in range(6)], True),
+        ([(second, RESET) for second in range(5)], False),
+        ([(hour * 3600, RESET) for hour in range(9)], False),  # it was started so often
+        ([(second, RESET.replace("2-1", "4-1")) for second in range(9)], False),
+    ],
+    ids=["again and again", "now and then", "hours apart", "another device"],
+)
+def test_a_port_that_resets_its_stick_again_and_again_is_told(
+    patient: Patient, host: Host, lines: list[tuple[int, str]], told: bool
+) -> None:
+    host.add_usb("2-1", LOADED)
+    log = "".join(f"6,{n},{at * 1_000_000},-;{line}\n" for n, (at, line) in enumerate(lines))
+    put(host, "dev/kmsg", log)
+    assert ("kernel_usb_resets" in found(patient)) == told
 
 
 def test_the_command_prints_text_or_json_and_its_status_is_the_worst(

@@ -1,6 +1,7 @@
 """`reef models`, against a site on this machine: good, broken off, tampered with, refusing."""
 
 import hashlib
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +104,17 @@ def test_what_broke_off_goes_on_where_it_was(site: Site, into: Path) -> None:
     assert into.read_bytes() == MODEL
 
 
+def test_a_disk_that_is_full_is_not_the_sites_fault(site: Site, into: Path) -> None:
+    site.body = MODEL * 100
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(MODEL), before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            download(site.url, into, SHA256)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_site_that_knows_no_ranges_begins_anew(site: Site, into: Path) -> None:
     into.with_name(f"{NAME}.part").write_bytes(MODEL[:1000])
     site.ranges = False
@@ -168,6 +180,12 @@ def test_pull_mends_a_damaged_file_and_verify_finds_it(site: Site, tmp_path: Pat
     assert "`reef models pull finder` mends it" in line
     list(ours.pull("finder", "all"))
     assert ours.verify()[1]
+
+
+def test_what_cannot_be_read_is_damaged_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    (line,), well = store(tmp_path).verify()
+    assert (well, "can't be read: Is a directory" in line) == (False, True)
 
 
 def test_verify_minds_a_missing_file_only_where_it_is_named(tmp_path: Path) -> None:
