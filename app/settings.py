@@ -34,6 +34,7 @@ PREFIX = "REEF_"
 CONFIG_VARIABLE = "REEF_CONFIG"
 DEFAULT_CONFIG = "reef.yaml"
 KEY_FILE = "api_key_file"
+MAX_RESULTS = 1000
 MAX_KEY_FILE_BYTES = 64 * 1024
 KEYS = re.compile(r"[\x21-\x7e]{16,256}(\n[\x21-\x7e]{16,256})*")  # one a line
 EMBEDDED_MODELS = Path(__file__).parent.parent / "models"
@@ -56,13 +57,11 @@ def _long_enough(value: SecretStr) -> SecretStr:
 
 
 Lower = BeforeValidator(_lower)
+ON_OFF = ("on", "off")
 Switch = Annotated[Literal["on", "off"], Lower]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s,]+)$")]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
-
-
-SWITCHES = {"cpu_fallback"}
 
 
 class Settings(BaseModel):
@@ -120,7 +119,7 @@ class Settings(BaseModel):
         0.4, ge=0, le=1, allow_inf_nan=False, description="Default of the parameter `min_score`."
     )
     max_results: int = Field(
-        100, ge=1, le=1000, description="Default of the parameter `max_results`."
+        100, ge=1, le=MAX_RESULTS, description="Default of the parameter `max_results`."
     )
     only_labels: Names = Field((), description="Default of the parameter `labels`.")
 
@@ -226,7 +225,7 @@ class Settings(BaseModel):
     def _no_truth(cls, value: object, about: ValidationInfo) -> object:
         """YAML reads `yes` and `on` as true, which Python takes for 1."""
         if isinstance(value, bool):
-            if about.field_name in SWITCHES:
+            if get_args(cls.model_fields[str(about.field_name)].annotation) == ON_OFF:
                 return "on" if value else "off"
             raise ValueError("no such setting is true or false")
         return value

@@ -5,8 +5,8 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,14 +65,16 @@ class Pool:
         self._started = False
         self._closed = False
         self._supervisors: list[Supervisor] = []
-        self._driving: dict[str, Any] = {
-            "run_dir": run_dir,
-            "backoff_max_s": backoff_max_s,
-            "idle_test_s": idle_test_s,
-            "start_process": start_process,
-            "library": library,
-            "usb_performance": usb_performance,
-        }
+        self._supervisor = partial(
+            Supervisor,
+            owner=self,
+            run_dir=run_dir,
+            backoff_max_s=backoff_max_s,
+            idle_test_s=idle_test_s,
+            start_process=start_process,
+            library=library,
+            usb_performance=usb_performance,
+        )
         self.update([Sighting(device) for device in devices])
 
     def start(self) -> None:
@@ -120,7 +122,7 @@ class Pool:
         served = _served(self._catalogue, device)
         if not served and device.kind == "cpu":
             return []
-        new = Supervisor(device, served, self, **self._driving)
+        new = self._supervisor(device, served)
         new.see(sighting, self._why_unneeded(device))
         self._supervisors.append(new)
         self._supervisors.sort(key=lambda each: each.device.kind == "cpu")  # stable: the CPU last

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ NO_MODEL = (
 )
 
 State = Literal["starting", "ready", "waiting", "gone", "unusable", "stopped"]
-STATES: tuple[State, ...] = ("starting", "ready", "waiting", "gone", "unusable", "stopped")
+STATES: tuple[State, ...] = get_args(State)
 
 
 class DeviceDown(Exception):
@@ -568,8 +568,8 @@ class Supervisor:
         if not old.reaped(REAP_PATIENCE_S):
             stuck = (
                 f"its killed process {old.process.pid} is stuck in the kernel; a card in trouble "
+                "may take a minute, and is not opened again before"
             )
-            stuck += "may take a minute, and is not opened again before"
             log.error("%s: %s", self.device.id, stuck)
             with self._owner.lock:
                 self._state, self._reason = "waiting", stuck

@@ -11,9 +11,8 @@ from app.http import upload, wire
 from app.metrics import Metrics
 from app.models import Model
 from app.service import Query, Service
-from app.settings import Settings
+from app.settings import MAX_RESULTS, Settings
 
-MAX_RESULTS = 1000
 DECIMAL = re.compile(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", re.ASCII)
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 

@@ -3,12 +3,12 @@
 import re
 
 from app import __version__
-from app.http import predict, upload
+from app.http import upload
 from app.http_worker import MAX_HEADER_BYTES
 from app.imaging import SCALED_WHILE_DECODED
 from app.server import CONNECTIONS, IDLE_S
 from app.service import UPLOADING
-from app.settings import Settings
+from app.settings import MAX_RESULTS, Settings
 from tests.project import tables
 from tests.project.documents import CONTRIBUTING, README, SECURITY, rows, section
 from tests.project.openapi import DOCUMENT
@@ -53,7 +53,7 @@ def test_parameters_and_their_defaults_are_those_of_the_code() -> None:
         "labels": "every class",
         "model": "the first one there",
     }
-    assert f"from 1 to {predict.MAX_RESULTS}" in parameters
+    assert f"from 1 to {MAX_RESULTS}" in parameters
 
 
 def test_limits_in_security_are_those_of_the_code() -> None:
