@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
@@ -92,12 +93,15 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=self.registry,
         )
+        # To look labels up anew takes longer than to count.
+        self._answered = cache(self._requests.labels)
+        self._stage = cache(self._stages.labels)
         self.registry.register(DeviceCollector(pool))
         self.registry.register(ProcessCollector(pool))
 
     def answered(self, route: str, status: int) -> None:
         """Count a request."""
-        self._requests.labels(route, str(status)).inc()
+        self._answered(route, str(status)).inc()
 
     def rejected(self, reason: str) -> None:
         """Count a refusal."""
@@ -108,7 +112,7 @@ class Metrics:
         if degraded:
             self._degraded.inc()
         for stage, seconds in stages.seconds.items():
-            self._stages.labels(stage, device).observe(seconds)
+            self._stage(stage, device).observe(seconds)
 
 
 class DeviceCollector(Collector):

@@ -1,6 +1,6 @@
 """What lies between the server and a device process: shared memory, a socket pair, its stderr.
 
-Tensors travel through shared memory, which has one slot more than the device runs inferences at a
+Tensors travel through shared memory, which has more slots than the device runs inferences at a
 time, so that the next tensor lies ready when one ends. Control travels as JSON, one message a
 packet. The memory is an anonymous file (`memfd_create`) and so is gone when both processes are,
 however they end: nothing can leak.
@@ -11,8 +11,8 @@ import json
 import math
 import mmap
 import os
-import selectors
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,6 +29,8 @@ MAX_MESSAGE = 64 * 1024
 ALIGNMENT = 64
 STDERR_LINES = 40
 MAX_LINE = 4096
+LISTEN_EVERY_S = 0.25
+READS = 16  # of a pipe's whole content, at a time
 ROOT = Path(__file__).parent.parent.parent
 
 Message = dict[str, Any]
@@ -84,8 +86,9 @@ class Setup:
 
     @property
     def slots(self) -> int:
-        """How many tensors are in shared memory: one lies ready when an inference ends."""
-        return self.lanes + 1
+        """How many tensors are in shared memory: when an inference ends, the next lies ready. An
+        Edge TPU may be done with that before a busy Python has brought another, so it has two."""
+        return self.lanes + (1 if self.bus == "cpu" else 2)
 
     def to_message(self) -> Message:
         """As JSON takes it."""
@@ -125,6 +128,22 @@ class SharedSlots:
         offset = slot * self._slot_bytes + self._tensor_bytes
         return np.frombuffer(self._memory, np.float32, model.output_size, offset)
 
+    def put(self, slot: int, model: ModelFile, tensor: NDArray[np.uint8]) -> None:
+        """Copy a tensor into a slot.
+
+        As in `take`, the GIL is held, unlike by numpy's own copies: among busy threads, to get it
+        back takes longer than to copy 300 kB.
+        """
+        if tensor.shape != model.tensor_shape:
+            raise ValueError(f"{model.name} takes {model.tensor_shape}, not {tensor.shape}")
+        start = slot * self._slot_bytes
+        self._memory[start : start + tensor.nbytes] = np.ascontiguousarray(tensor).data
+
+    def take(self, slot: int, model: ModelFile) -> NDArray[np.float32]:
+        """A copy of the slot's outputs."""
+        start = slot * self._slot_bytes + self._tensor_bytes
+        return np.frombuffer(self._memory[start : start + 4 * model.output_size], np.float32)
+
     def close(self) -> None:
         """Give the memory back. No view may be left."""
         self._memory.close()
@@ -157,9 +176,10 @@ class Link:
         os.set_blocking(self._said.fileno(), False)
         self._lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._partial = b""
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._control, selectors.EVENT_READ)
-        self._selector.register(self._said, selectors.EVENT_READ)
+        self._heard = time.monotonic()
+        # The kernel's timeout: one call a message, where waiting for two files would take two.
+        patience = struct.pack("ll", 0, int(1e6 * LISTEN_EVERY_S))  # struct timeval
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         with contextlib.suppress(LinkClosed):  # `receive` tells
             self.send(setup.to_message())
 
@@ -171,23 +191,26 @@ class Link:
             raise LinkClosed(str(error)) from error
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message, or None when there is none in time. Raises LinkClosed at the end."""
+        """The next message, or None when there is none in time; that is looked at every
+        LISTEN_EVERY_S. Raises LinkClosed at the end."""
         deadline = time.monotonic() + timeout_s
         while True:
-            ready = self._selector.select(max(0.0, deadline - time.monotonic()))
-            for key, _ in ready:
-                if key.fileobj is self._said:
-                    self._listen()
-                    continue
-                try:
-                    packet = self._control.recv(MAX_MESSAGE)
-                except OSError as error:
-                    raise LinkClosed(str(error)) from error
-                if not packet:
-                    raise LinkClosed("the device process ended")
+            packet: bytes | None = None
+            try:
+                packet = self._control.recv(MAX_MESSAGE)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                raise LinkClosed(str(error)) from error
+            now = time.monotonic()
+            if now - self._heard >= LISTEN_EVERY_S:
+                self._listen()
+            if packet:
                 message: Message = json.loads(packet)
                 return message
-            if time.monotonic() >= deadline:  # even if the process never stops talking
+            if packet is not None:
+                raise LinkClosed("the device process ended")
+            if now >= deadline:
                 return None
 
     def last_words(self) -> list[str]:
@@ -200,7 +223,6 @@ class Link:
 
         Returns without waiting for a killed process: `reaped` tells when it is gone.
         """
-        self._selector.close()
         self._control.close()
         try:
             self.process.wait(grace_s)
@@ -221,16 +243,18 @@ class Link:
         self.slots.close()
 
     def _listen(self) -> None:
-        try:
-            said = os.read(self._said.fileno(), MAX_MESSAGE)
-        except BlockingIOError:
-            return
-        if not said:
-            with contextlib.suppress(KeyError):  # it may be known already
-                self._selector.unregister(self._said)
-        *lines, rest = (self._partial + said).split(b"\n")
-        self._partial = rest[-MAX_LINE:]
-        self._lines.extend(line.decode(errors="replace") for line in lines if line.strip())
+        """Take what the process wrote, or the pipe would be full and the process stand still."""
+        self._heard = time.monotonic()
+        for _ in range(READS):  # even if it never stops talking
+            try:
+                said = os.read(self._said.fileno(), MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            if not said:
+                return
+            *lines, rest = (self._partial + said).split(b"\n")
+            self._partial = rest[-MAX_LINE:]
+            self._lines.extend(line.decode(errors="replace") for line in lines if line.strip())
 
 
 def command() -> list[str]:

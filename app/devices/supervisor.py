@@ -463,7 +463,7 @@ class Supervisor:
 
     def _infer(self, started: Link, served: Served, limit_s: float) -> float:
         """Run the self-test's picture before there are jobs; returns the inference's seconds."""
-        started.slots.tensor(0, served.file)[...] = served.selftest.tensor
+        started.slots.put(0, served.file, served.selftest.tensor)
         self._invoke(started, 0, served)
         deadline = time.monotonic() + limit_s
         while (message := self._receive(started)) is None:
@@ -586,7 +586,7 @@ class Supervisor:
     def _send(self, served: Served, job: Job | None, tensor: NDArray[np.uint8]) -> None:
         assert self._link  # noqa: S101 - for the type checker
         slot = self._free.pop()
-        self._link.slots.tensor(slot, served.file)[...] = tensor
+        self._link.slots.put(slot, served.file, tensor)
         self._runs[slot] = _Run(slot, served, job)
         self._turn_to_next()
         self._invoke(self._link, slot, served)
@@ -615,8 +615,7 @@ class Supervisor:
         return message
 
     def _outputs(self, running: Link, slot: int, served: Served) -> Outputs:
-        values = running.slots.outputs(slot, served.file).copy()
-        return Outputs.unpack(values, served.variant.detections)
+        return Outputs.unpack(running.slots.take(slot, served.file), served.variant.detections)
 
     def _check(self, served: Served, outputs: Outputs) -> None:
         try:

@@ -322,7 +322,6 @@ class SlowToDie(Link):
 
     def end(self, grace_s: float) -> None:
         """As for any other, but the kill takes its time."""
-        self._selector.close()
         self._control.close()
         threading.Timer(7.0, self.process.kill).start()
 
