@@ -4,7 +4,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -50,14 +50,14 @@ def container(helpers: Helpers) -> Section:
     )
     size = int(docker("image", "inspect", "--format", "{{.Size}}", IMAGE)) / MB
     section.figures.append(Figure("size of the image", size, "MB", target=SIZE_TARGET_MB))
-    kept = rounds("container: start", STARTS, lambda _turn: _healthy_s())
-    section.disturbances.append(kept.disturbance)
-    healthy = statistics.median(kept.results)
+    tell("container: start")
+    healthy = statistics.median(_healthy_s() for _ in range(STARTS))
     section.figures.append(Figure("start to healthy", healthy, "s", target=HEALTHY_TARGET_S))
     with running() as (name, port), serving() as server:
         _await_healthy(name)
         tell("container: memory")
-        memory = _memory(helpers, name, port) / MB
+        processes = _processes(name)
+        memory = _memory(helpers, processes, port) / MB
         section.figures.append(
             Figure("memory at work, RSS in total", memory, "MB", target=MEMORY_TARGET_MB)
         )
@@ -72,7 +72,7 @@ def container(helpers: Helpers) -> Section:
             return rates[port], rates[server.port]
 
         contest(0)  # warms up
-        speed = rounds("container: speed", SPEED_ROUNDS, contest)
+        speed = rounds("container: speed", SPEED_ROUNDS, contest, processes)
     section.disturbances.append(speed.disturbance)
     inside, outside = zip(*speed.results, strict=True)
     section.figures += [
@@ -125,12 +125,14 @@ def _await_healthy(name: str) -> None:
         time.sleep(POLL_S)
 
 
-def _memory(helpers: Helpers, name: str, port: int) -> int:
+def _processes(name: str) -> list[psutil.Process]:
+    return [psutil.Process(int(pid)) for pid in docker("top", name, "-o", "pid").split()[1:]]
+
+
+def _memory(helpers: Helpers, processes: Sequence[psutil.Process], port: int) -> int:
     """The most that all its processes take while it is at work, in bytes."""
     requests = [load.post(picture) for picture in camera_pictures(FULL_HD)]
     helpers.clients.call(load.run, port, requests, CLIENTS, 1.0)
-    lines = docker("top", name, "-o", "pid").splitlines()[1:]
-    processes = [psutil.Process(int(line)) for line in lines]
     most = 0
     with ThreadPoolExecutor(1) as aside:
         busy = aside.submit(helpers.clients.call, load.run, port, requests, CLIENTS, MEMORY_LOAD_S)

@@ -1,7 +1,7 @@
 """CPU and memory of processes, as the kernel counts them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -63,18 +63,20 @@ def less(after: HttpThreads, before: HttpThreads) -> HttpThreads:
 class Neighbours:
     """How much of the machine processes take that are not this one's or its children's."""
 
-    def __init__(self) -> None:
-        self._machine, self._idle, self._ours = _snapshot()
+    def __init__(self, also_ours: Sequence[psutil.Process] = ()) -> None:
+        """`also_ours`: what is measured and is no child, as the processes of a container."""
+        self._also_ours = also_ours
+        self._machine, self._idle, self._ours = _snapshot(also_ours)
 
     def share(self) -> float:
         """Since the creation, from 0 to 1."""
-        machine, idle, ours = _snapshot()
+        machine, idle, ours = _snapshot(self._also_ours)
         passed = machine - self._machine
         others = passed - (idle - self._idle) - (ours - self._ours)
         return min(1.0, max(0.0, others / passed)) if passed else 0.0
 
 
-def _snapshot() -> tuple[float, float, float]:
+def _snapshot(also_ours: Sequence[psutil.Process]) -> tuple[float, float, float]:
     """CPU seconds of the machine in total and idle, and ours."""
     machine = psutil.cpu_times()
     idle = machine.idle + machine.iowait
@@ -82,7 +84,7 @@ def _snapshot() -> tuple[float, float, float]:
     total += machine.irq + machine.softirq + machine.steal
     ours = 0.0
     this = psutil.Process(os.getpid())
-    for process in (this, *this.children(recursive=True)):
+    for process in (this, *this.children(recursive=True), *also_ours):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:
