@@ -99,6 +99,7 @@ do_sbom() {
 }
 
 do_up() {
+    check_names
     do_image
     scripts/devices.sh compose
     say "starting"
@@ -110,8 +111,19 @@ do_up() {
 
 do_down() { compose down; }
 
+# Compose passes on what compose.yaml names and drops the rest: a key that is misspelt would be none.
+check_names() {
+    local name
+    [ -r .env ] || return 0
+    while read -r name; do
+        grep --quiet "^#\{0,1\}$name=" .env.example ||
+            die "$name in .env: no such setting; .env.example lists them"
+    done < <(sed -n 's/^ *\(export  *\)\{0,1\}\(REEF_[A-Za-z0-9_]*\) *=.*/\2/p' .env)
+}
+
 # For reef.service: in the foreground, with the devices of now, and nothing before the log's lines.
 do_attach() {
+    check_names
     docker image inspect "$(setting REEF_IMAGE reef:local)" >/dev/null 2>&1 || do_image
     scripts/devices.sh compose
     local id since
@@ -227,7 +239,7 @@ key_option() {
     # shellcheck disable=SC2016 # the user's shell is to fill these in
     if [ -n "${REEF_API_KEY-}" ]; then
         printf -- '-H "X-API-Key: %s" ' '$REEF_API_KEY'
-    elif [ -n "$(setting REEF_API_KEY '')" ]; then
+    elif grep --quiet '^REEF_API_KEY=[A-Za-z0-9._~+/=-]*$' .env 2>/dev/null; then
         printf -- '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' .env)"
     elif docker exec "$1" /opt/reef/venv/bin/python -c \
         'import sys; from app import settings; sys.exit(not settings.load().keys)'; then

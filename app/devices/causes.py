@@ -178,6 +178,9 @@ def why_not_loaded(stage: Stage, error: str, words: Sequence[str], on_edgetpu: b
     return f"can't load the model: {error}"
 
 
+ROUTINE = "INFO: "  # what TensorFlow Lite says when all is well
+
+
 def why_ended(stage: Stage, status: int | None, words: Sequence[str], on_edgetpu: bool) -> str:
     """How a device process ended, and why: `status` is as subprocess gives it, None unknown."""
     if status is None:
@@ -197,7 +200,7 @@ def why_ended(stage: Stage, status: int | None, words: Sequence[str], on_edgetpu
         why = f": {WRONG_LIBRARY}"
     else:
         why = ""
-    said = " | ".join(words[-3:])
+    said = " | ".join([each for each in words if not each.startswith(ROUTINE)][-3:])
     return f"its process {how}{why}" + (f" ({said})" if said and why else f": {said}" * bool(said))
 
 

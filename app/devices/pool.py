@@ -61,6 +61,7 @@ class Pool:
         self._default = catalogue.default
         self._on_ready: Callable[[], None] | None = on_ready
         self._cpu_fallback = cpu_fallback
+        self._edgetpu_asked = expect_edgetpu
         self._edgetpu_wanted = expect_edgetpu
         self._started = False
         self._closed = False
@@ -216,7 +217,8 @@ class Pool:
 
     def is_degraded(self, model: Model, kind: Kind) -> bool:
         """Whether a device of that kind answers for a model in an Edge TPU's place."""
-        return kind == "cpu" and self._edgetpu_wanted and "edgetpu" in model.variants
+        asked = self._edgetpu_asked and model is self._default
+        return kind == "cpu" and (asked or (self._edgetpu_wanted and "edgetpu" in model.variants))
 
     def why_degraded(self, model: Model) -> str:
         """Why the CPU would answer in an Edge TPU's place now; empty when it would not."""
@@ -225,7 +227,8 @@ class Pool:
             usable = any(each.usable for each in able if each.device.kind == "edgetpu")
             if usable or not self.is_degraded(model, "cpu"):
                 return ""
-            edgetpus = [each.status() for each in able if each.device.kind == "edgetpu"]
+            there = [each for each in self._supervisors if each.device.kind == "edgetpu"]
+            edgetpus = [each.status() for each in there]
         why = "; ".join(f"{each.id} {each.reason}" for each in edgetpus)
         return f"the CPU answers instead of an Edge TPU: {why or 'none is there'}"
 

@@ -83,7 +83,9 @@ def _max_results(text: str | None, default: int) -> int:
     if text is None:
         return default
     if not WHOLE.fullmatch(text) or not 1 <= (value := int(text)) <= MAX_RESULTS:
-        raise BadParameter(f"max_results takes a number from 1 to {MAX_RESULTS}, not {text[:40]!r}")
+        raise BadParameter(
+            f"max_results takes a whole number from 1 to {MAX_RESULTS}, not {text[:40]!r}"
+        )
     return value
 
 

@@ -146,6 +146,19 @@ def test_with_a_key_the_curl_line_that_is_printed_brings_it(
         )
 
 
+@pytest.mark.usefixtures("image")
+def test_up_refuses_a_setting_that_is_not_there(checkout: Checkout, tmp_path: Path) -> None:
+    """Compose would drop it: a misspelt key would be none."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    for name in ("Makefile", ".env.example"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    (tmp_path / ".env").write_text(f"REEF_PORT=5056\nREEF_APIKEY={KEY}\n")
+    checkout.folder = tmp_path
+    up = checkout.make("up")
+    assert up.status != 0
+    assert "REEF_APIKEY in .env: no such setting" in up.err
+
+
 def test_up_says_why_it_failed_with_the_last_lines_of_the_log(builder: Checkout) -> None:
     up = builder.make("up", REEF_MIN_SCORE="2")
     assert up.status != 0

@@ -52,6 +52,20 @@ def test_a_picture_that_comes_after_its_deadline_is_late(bench: Bench) -> None:
         assert [each.result() for each in waiting] == [0, 1]
 
 
+def test_who_asked_for_an_edge_tpu_hears_that_the_cpu_answers(make_bench: MakeBench) -> None:
+    bench = make_bench(expect_edgetpu=True).start()
+    assert bench.infer(7) == 7
+    assert bench.pool.is_degraded(bench.catalogue.default, "cpu")
+    assert bench.pool.why_degraded(bench.catalogue.default).endswith("none is there")
+
+
+def test_who_wants_no_cpu_in_its_place_hears_that_none_is_there(make_bench: MakeBench) -> None:
+    bench = make_bench(expect_edgetpu=True, cpu_fallback=False)
+    bench.pool.start()
+    with pytest.raises(NoDevice, match="no Edge TPU is there"):
+        bench.infer()
+
+
 def test_two_cores_infer_two_pictures_at_a_time_while_a_third_lies_ready(
     make_bench: MakeBench,
 ) -> None:

@@ -204,7 +204,7 @@ BAD_MAX_RESULTS = ["abc", "0", "-1", "1001", "1.5", "1e2", "nan", "0x10", "1_0",
                    "\u0661", TEN_KB]  # fmt: skip
 BAD_PARAMETERS = [
     *(("min_score", text, "min_score takes a number from 0 to 1") for text in BAD_MIN_SCORES),
-    *(("max_results", text, "max_results takes a number from 1 to 1000")
+    *(("max_results", text, "max_results takes a whole number from 1 to 1000")
       for text in BAD_MAX_RESULTS),
     *(("labels", text, "labels: model colour has no label")
       for text in ("cat", "red,cat", "class_0", "RED", "r\x1b[31med", TEN_KB)),
