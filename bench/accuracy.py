@@ -8,6 +8,7 @@ Exits with 1 when a score is below what was asked, or when nothing could be meas
 import argparse
 import http.client
 import json
+import os
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
@@ -29,11 +30,13 @@ class CannotMeasure(Exception):
 class Server:
     """A running server, asked over one connection."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str = "") -> None:
+        """`key`: its API key, where it wants one."""
         address = urlsplit(url)
         if address.scheme != "http" or not address.hostname:
             raise CannotMeasure(f"--url: {url!r} is not like http://127.0.0.1:5000")
         self.url = url
+        self._headers = {"X-API-Key": key} if key else {}
         self._target = f"{address.path.rstrip('/')}/predict?{QUERY}"
         self._connection = http.client.HTTPConnection(
             address.hostname, address.port, timeout=TIMEOUT_S
@@ -43,7 +46,8 @@ class Server:
         """The server's answer to the picture; CannotMeasure if it gives none."""
         body, content_type = multipart(picture)
         try:
-            self._connection.request("POST", self._target, body, {"Content-Type": content_type})
+            headers = {**self._headers, "Content-Type": content_type}
+            self._connection.request("POST", self._target, body, headers)
             response = self._connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:
@@ -105,7 +109,10 @@ def measure(server: Server, data: AccuracySet) -> tuple[Scores, set[str]]:
 
 def main() -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Measure the accuracy of a running server.")
+    parser = argparse.ArgumentParser(
+        description="Measure the accuracy of a running server.",
+        epilog="The server's API key, where it has one, is taken from REEF_API_KEY.",
+    )
     parser.add_argument("--url", default="http://127.0.0.1:5000", help="the server (%(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="the accuracy set's directory")
     parser.add_argument("--min-map", type=float, metavar="PERCENT", help="least mAP")
@@ -114,7 +121,8 @@ def main() -> int:
 
     try:
         data = AccuracySet(arguments.data)
-        scores, answered = measure(Server(arguments.url), data)
+        server = Server(arguments.url, os.environ.get("REEF_API_KEY", ""))
+        scores, answered = measure(server, data)
     except (FileNotFoundError, CannotMeasure) as error:
         print(error, file=sys.stderr)
         return 1
