@@ -7,14 +7,12 @@ its deadline is cut off, and connections are closed softly in the main loop, not
 """
 
 import contextlib
-import ctypes
 import logging
 import math
 import select
 import selectors
 import signal
 import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -41,14 +39,8 @@ TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446, 5.1
 RECEIVE_BYTES = 64 * 1024  # most pictures of 640x480 arrive in one piece with their header
 MAX_HEADER_BYTES = 16 * 1024  # as in Node.js; every open connection may hold so much
 HANDSHAKE_S = 0.1  # for connections that are being made when the listener is closed
-SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # of Linux; Python has no names for them
-# (operation, steps to skip if true, if false, operand) of the kernel's packet filter, BPF
-DROP_SYN = (
-    (0x30, 0, 0, 13),  # take the TCP header's byte of flags
-    (0x45, 0, 1, 0x02),  # is SYN among them?
-    (0x06, 0, 0, 0),  # drop it
-    (0x06, 0, 0, 0xFFFFFFFF),  # let it in
-)
+IP_MINTTL, IPV6_MINHOPCOUNT = 21, 73  # of Linux; Python has no names for them
+ANY_TTL, LARGEST_TTL = 0, 255
 CUT_OFF_S = 0.5  # after a request's own deadline, so that its reader knows why the body ended
 LINGER_S = 1.0  # of silence, before a connection that was answered is closed
 
@@ -80,17 +72,18 @@ class Connection(TConn):  # type: ignore[misc]
         super().close(graceful)
 
 
-def refuse_newcomers(listener: socket.socket) -> None:
-    """Let the kernel drop the first packet of every new connection, and no other.
+def require_ttl(sock: socket.socket, least: int) -> None:
+    """Let the kernel drop every packet whose time to live (IPv6: hop limit) is less than `least`.
 
-    To close a listener resets what is connected but not yet accepted, and that can never be empty
-    for sure. A client whose first packet was dropped sends it again, and then is refused.
+    With `LARGEST_TTL` on a listener it drops the first packet of nearly every new connection, as
+    systems begin at 64 or 128 and routers, Docker's bridge among them, count down. What belongs to
+    a handshake that has begun is not looked at, and no privilege is needed, as it is for a packet
+    filter. Connections inherit it.
     """
-    program = b"".join(struct.pack("HBBI", *step) for step in DROP_SYN)
-    code = ctypes.create_string_buffer(program)
-    told = struct.pack("HL", len(DROP_SYN), ctypes.addressof(code))
-    with contextlib.suppress(OSError):  # not worse than before
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, told)
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, least)
+        if sock.family == socket.AF_INET6:  # it takes clients of IPv4 too
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, least)
 
 
 def _takes_an_answer(conn: Connection) -> bool:
@@ -136,38 +129,45 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             signal.setitimer(signal.ITIMER_REAL, max(self.service.settings.drain_s, 0.001))
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """At the stop, take what the kernel has accepted already, then let nobody else in."""
+        """At the stop, let nobody else in, then take what the kernel has accepted already.
+
+        To close a listener resets what is connected but not yet accepted, and that can never be
+        empty for sure while clients come. One whose first packet was dropped sends it again after
+        a second, and then is refused.
+        """
         if enabled and not self._accepting:
             for listener in self.sockets:  # of a worker before this one, that was stopped alone
-                with contextlib.suppress(OSError):
-                    listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+                require_ttl(listener, ANY_TTL)
         super().set_accept_enabled(enabled)
         if not enabled and not self.alive:
             listeners = list(self.sockets)
             self.sockets: list[Any] = []  # or a second call would meet them closed
             for listener in listeners:
-                refuse_newcomers(listener)
+                require_ttl(listener, LARGEST_TTL)
             time.sleep(HANDSHAKE_S)
             for listener in listeners:
-                before = -1
-                while before != self.nr_conns:
-                    before = self.nr_conns
-                    self.accept(listener)
+                while self.accept(listener):
+                    pass
                 listener.close()
 
     # ------------------------------------------------------------ a request arrives
 
-    def accept(self, listener: socket.socket) -> None:
-        """Accept a connection, unless its client has its share. To be out of descriptors for a
-        moment is no reason to die."""
+    def accept(self, listener: socket.socket) -> bool:
+        """Accept a connection, unless its client has its share; whether there may be more.
+
+        To be out of descriptors for a moment is no reason to die.
+        """
         try:
             sock, address = listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
+        except BlockingIOError:
+            return False
+        except ConnectionAbortedError:
+            return True
         except OSError as error:
             log.warning("A connection can't be accepted: %s", error.strerror)
             time.sleep(0.1)
-            return
+            return False
+        require_ttl(sock, ANY_TTL)
         conn = Connection(self.cfg, sock, address, self._disown)
         self.nr_conns += 1
         self._owned[conn.owner] += 1
@@ -178,6 +178,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
         else:
             self.enqueue_req(conn)
+        return True
 
     def _disown(self, conn: Connection) -> None:
         self._owned[conn.owner] -= 1
