@@ -25,13 +25,20 @@ FILES_KEPT = 5
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_MESSAGE = 2000
 
+# What a log call may bring in its `extra`, of the request that it is about.
+FIELDS = ("request_id", "status", "code")
+
 
 class TextFormatter(logging.Formatter):
-    """`2026-11-22T08:15:30.123Z INFO message`, one line, control characters escaped."""
+    """`2026-11-22T08:15:30.123Z INFO message`, one line, control characters escaped.
+
+    The message of a request begins with its id in brackets.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line; a traceback follows it."""
-        return f"{_timestamp(record)} {record.levelname:7} {_clean(record.message)}"
+        request = f"[{record.request_id}] " if hasattr(record, "request_id") else ""
+        return f"{_timestamp(record)} {record.levelname:7} {_clean(request + record.message)}"
 
     def formatException(self, ei: Any) -> str:
         """The traceback: its lines are ours, but the exception's words may be a client's."""
@@ -39,7 +46,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and traceback where there is one."""
+    """One JSON object a line: time, level, logger, message; FIELDS and a traceback where there are
+    any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -49,6 +57,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage()[:MAX_MESSAGE],
         }
+        entry |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return json.dumps(entry)

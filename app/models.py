@@ -233,7 +233,8 @@ def load(settings: Settings) -> Catalogue:
     for model in models:
         for kind, variant in model.variants.items():
             first = files.setdefault((kind, variant.name), variant)
-            if first.sha256 != variant.sha256:
+            alike = (first.sha256, first.labels) == (variant.sha256, variant.labels)
+            if first.path != variant.path and not alike:
                 raise ModelError(
                     f"{variant.path}: is called {variant.name!r} like {first.path}; rename either"
                 )
@@ -429,8 +430,8 @@ def _labels(file: TFLiteFile, path: Path, given: Path | None) -> tuple[str, ...]
     source = given or (None if file.labels else beside if beside.is_file() else None)
     if source is None and file.labels is None:
         raise ModelError(
-            f"{path}: has no labels inside and there is no {beside.name} beside it; "
-            "name a file in REEF_LABELS"
+            f"{path}: has no labels inside and there is no {beside.name} beside it; put it there "
+            "(REEF_LABELS can name the default model's)"
         )
     where = source or path
     try:

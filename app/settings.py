@@ -360,5 +360,6 @@ def _either(words: tuple[str, ...]) -> str:
 
 
 def _meant(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {close[0]}?" if close else "; README.md lists them"
+    bare = {each.removeprefix(PREFIX): each for each in sorted(known)}  # all are alike by it
+    close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+    return f"; did you mean {bare[close[0]]}?" if close else "; README.md lists them"

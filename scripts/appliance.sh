@@ -99,7 +99,7 @@ do_sbom() {
 }
 
 do_up() {
-    check_names
+    check_settings
     do_image
     scripts/devices.sh compose
     say "starting"
@@ -111,9 +111,11 @@ do_up() {
 
 do_down() { compose down; }
 
-# Compose passes on what compose.yaml names and drops the rest: a key that is misspelt would be none.
-check_names() {
+# What Compose would take for a failed build, and what it drops without a word: it passes on what
+# compose.yaml names, so a key that is misspelt would be none.
+check_settings() {
     local name
+    compose config --quiet || die "a setting in .env or the environment is wrong; the lines above say which"
     [ -r .env ] || return 0
     while read -r name; do
         grep --quiet "^#\{0,1\}$name=" .env.example ||
@@ -123,7 +125,7 @@ check_names() {
 
 # For reef.service: in the foreground, with the devices of now, and nothing before the log's lines.
 do_attach() {
-    check_names
+    check_settings
     docker image inspect "$(setting REEF_IMAGE reef:local)" >/dev/null 2>&1 || do_image
     scripts/devices.sh compose
     local id since

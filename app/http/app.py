@@ -86,7 +86,8 @@ def create_app(service: Service) -> Flask:
         if held is not None:
             more = f" (and {held} more like it)" if held else ""
             line = f"{request.method} {request.path} {error.status} {error.code}: {error}{more}"
-            log.info("[%s] %s", g.request_id, line)
+            fields = {"request_id": g.request_id, "status": error.status, "code": error.code}
+            log.info("%s", line, extra=fields)
         body = {"error": str(error), "code": error.code, "request_id": g.request_id}
         response = json_response(body, error.status)
         response.headers.update(error.headers)
@@ -105,7 +106,8 @@ def create_app(service: Service) -> Flask:
 
     @app.errorhandler(Exception)
     def apologise(error: Exception) -> Response:
-        log.exception("[%s] %s: a bug", g.request_id, request.path, exc_info=error)
+        fields = {"request_id": g.request_id}
+        log.exception("%s: a bug", request.path, exc_info=error, extra=fields)
         return refuse(Bug("this is a bug in Reef; its log has more under this request_id"))
 
     return app

@@ -425,7 +425,7 @@ def test_a_bug_is_500_in_the_same_form_and_the_log_has_it_under_the_request_id(
     said = refused(answer, "500 internal_error")
     assert "ZeroDivisionError" not in said
     (logged,) = [entry for entry in caplog.records if entry.exc_info]
-    assert "look-for-me" in logged.getMessage()
+    assert logged.__dict__["request_id"] == "look-for-me"
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -100,6 +100,15 @@ def test_a_json_line_has_time_level_logger_and_message() -> None:
     assert (entry["level"], entry["logger"]) == ("info", "app.test")
 
 
+def test_a_line_about_a_request_says_which() -> None:
+    refusal = record("no such route")
+    refusal.__dict__ |= {"request_id": "a\n1", "status": 404, "code": "not_found"}
+    assert TextFormatter().format(refusal).endswith(r" [a\x0a1] no such route")
+    entry = json.loads(JsonFormatter().format(refusal))
+    assert (entry["request_id"], entry["status"], entry["code"]) == ("a\n1", 404, "not_found")
+    assert entry["message"] == "no such route"
+
+
 def test_a_traceback_follows_a_text_line_with_its_control_characters_escaped() -> None:
     first, *following = TextFormatter().format(record_of(ValueError("\x1b[31m\r"))).split("\n")
     assert LINE.fullmatch(first)

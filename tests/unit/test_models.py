@@ -299,6 +299,19 @@ def test_two_files_of_one_name_are_refused(write: Callable[..., Path], tmp_path:
     assert line == f"{other}: is called 'colour' like {one}; rename either"
 
 
+def test_one_file_under_two_paths_is_one_model_unless_its_labels_differ(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    one, other = write(labels=None), write("other/colour.tflite", labels=None)
+    for path in (one, other):
+        path.with_suffix(".txt").write_text("red\ngreen\nblue\n")
+    assert len(load(model=str(one), extra_models=(str(other),)).all) == 1
+    other.with_suffix(".txt").write_text("rot\ngrün\nblau\n")
+    line = refusal(model=str(one), extra_models=(str(other),))
+    assert line == f"{other}: is called 'colour' like {one}; rename either"
+
+
 def test_an_unknown_model_is_answered_with_those_there_are(write: Callable[..., Path]) -> None:
     catalogue = load(extra_models=(str(write()),))
     with pytest.raises(UnknownModel, match=f"no model 'yolo' .* there is: colour, {DEFAULT}"):
@@ -409,7 +422,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "no labels": (
         lambda folder: {"model": str(colour_model.write(folder / "m.tflite", labels=None))},
         "m.tflite",
-        "there is no m.txt beside it; name a file in REEF_LABELS",
+        "there is no m.txt beside it; put it there (REEF_LABELS can name",
     ),
     "missing labels": (
         lambda folder: {

@@ -104,6 +104,7 @@ UNKNOWN = [
     ({"REEF_LOG_LEVEL": "info"}, "REEF_LOG_LEVEL: no such setting; did you mean LOG_LEVEL?"),
     ({"REEF_MINSCORE": ""}, "REEF_MINSCORE: no such setting; did you mean REEF_MIN_SCORE?"),
     ({"REEF_ZZZZZZ": "1"}, "REEF_ZZZZZZ: no such setting; README.md lists them"),
+    ({"REEF_THRESHOLD": "1"}, "REEF_THRESHOLD: no such setting; README.md lists them"),
 ]
 
 
