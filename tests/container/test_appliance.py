@@ -147,16 +147,26 @@ def test_with_a_key_the_curl_line_that_is_printed_brings_it(
 
 
 @pytest.mark.usefixtures("image")
-def test_up_refuses_a_setting_that_is_not_there(checkout: Checkout, tmp_path: Path) -> None:
-    """Compose would drop it: a misspelt key would be none."""
+@pytest.mark.parametrize(
+    ("in_file", "port", "said"),
+    [
+        (f"REEF_APIKEY={KEY}\n", "5056", "REEF_APIKEY in .env: no such setting"),
+        ("", "five", "a setting in .env or the environment is wrong"),
+    ],
+    ids=["a misspelt one, which Compose would drop", "one that Compose can't take"],
+)
+def test_up_refuses_a_wrong_setting_before_it_builds(
+    in_file: str, port: str, said: str, checkout: Checkout, tmp_path: Path
+) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    for name in ("Makefile", ".env.example"):
+    for name in ("Makefile", "compose.yaml", ".env.example"):
         shutil.copy2(ROOT / name, tmp_path / name)
-    (tmp_path / ".env").write_text(f"REEF_PORT=5056\nREEF_APIKEY={KEY}\n")
+    (tmp_path / ".env").write_text(in_file)
     checkout.folder = tmp_path
-    up = checkout.make("up")
+    up = checkout.make("up", REEF_PORT=port)
     assert up.status != 0
-    assert "REEF_APIKEY in .env: no such setting" in up.err
+    assert said in up.err
+    assert "building" not in up.err
 
 
 def test_up_says_why_it_failed_with_the_last_lines_of_the_log(builder: Checkout) -> None:
