@@ -100,10 +100,10 @@ def test_no_file_asks_for_privileges_or_for_the_engine(path: Any) -> None:
 
 def test_the_memory_limit_is_what_the_formula_gives() -> None:
     bodies = (DEFAULTS.queue + CORES + UPLOADING) * 2 * DEFAULTS.max_upload_mib
-    pictures = math.ceil(CORES * 2 * 4 * DEFAULTS.max_pixels / 1024**2)
+    pictures = math.ceil(CORES * 16 * DEFAULTS.max_pixels / 1024**2)
     (rest,) = re.findall(r"one for all, and /tmp +=  ?(\d+) MiB", TEXT)
     assert f"= {bodies} MiB" in TEXT
-    assert f"=  {pictures} MiB" in TEXT
+    assert f"= {pictures} MiB" in TEXT
     headers = math.ceil(CONNECTIONS * MAX_HEADER_BYTES / 1024**2)
     assert f"=   {headers} MiB" in TEXT
     wanted = bodies + pictures + headers + int(rest)
