@@ -28,7 +28,7 @@ RUN set -eux; \
       --require-hashes --requirement /build/run.txt; \
     rm -rf /build/pip; \
     packages=$(echo /opt/reef/venv/lib/python3*/site-packages); \
-    # A third of TensorFlow Lite is for GPUs in browsers; Reef never asks for it.
+    # LiteRT's WebGPU accelerator, a third of it; Reef runs on the CPU and the Edge TPU.
     rm "$packages/ai_edge_litert/libLiteRtWebGpuAccelerator.so"; \
     # Compiling Fortran, and the tests of what was tested before it was published.
     rm -r "$packages/numpy/f2py"; \

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from app import __version__, local, settings
+from app import __version__, local
 from app.errors import StartError
-from app.settings import Settings
+from app.settings import Settings, load
 
 EXIT_UNHEALTHY = 1
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_models(commands.add_parser("models", help="list, download and verify models"))
     options = parser.parse_args(arguments)
     try:
-        status: int = options.run(settings.load(), options)
+        status: int = options.run(load(), options)
     except StartError as error:
         print(f"reef: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
         return error.exit_status
@@ -60,20 +60,20 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=manage_models)
 
 
-def doctor(told: Settings, options: argparse.Namespace) -> int:
+def doctor(settings: Settings, options: argparse.Namespace) -> int:
     """Examine this host."""
     from app import doctor as examination
 
-    findings = examination.examine(examination.Patient.this_host(told))
+    findings = examination.examine(examination.Patient.this_host(settings))
     print(examination.report(findings, as_json=options.json))  # noqa: T201 - what was asked for
     return examination.EXIT_STATUS[examination.worst(findings)]
 
 
-def manage_models(told: Settings, options: argparse.Namespace) -> int:
+def manage_models(settings: Settings, options: argparse.Namespace) -> int:
     """List, download or verify models."""
     from app.store import Store
 
-    store, well = Store(told), True
+    store, well = Store(settings), True
     match options.action:
         case "list":
             lines: Iterable[str] = store.listing()
@@ -86,21 +86,21 @@ def manage_models(told: Settings, options: argparse.Namespace) -> int:
     return 0 if well else EXIT_UNHEALTHY
 
 
-def serve(told: Settings, _options: argparse.Namespace) -> int:
+def serve(settings: Settings, _options: argparse.Namespace) -> int:
     """Serve; returns when stopped."""
     for number in (signal.SIGTERM, signal.SIGINT):  # until gunicorn takes them over
         signal.signal(number, lambda *_: sys.exit(0))
     from app import logs, models, server  # here, because `healthcheck` must be quick
 
-    logs.configure(told)
-    server.serve(told, models.load(told))
+    logs.configure(settings)
+    server.serve(settings, models.load(settings))
     return 0
 
 
-def healthcheck(told: Settings, _options: argparse.Namespace) -> int:
+def healthcheck(settings: Settings, _options: argparse.Namespace) -> int:
     """Ask `/ready` on this host."""
     try:
-        answer = local.ask(told, "/ready")
+        answer = local.ask(settings, "/ready")
     except local.NoServer as error:
         print(error)  # noqa: T201 - `docker inspect` shows it
         return EXIT_UNHEALTHY

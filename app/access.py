@@ -113,9 +113,8 @@ class Admission:
                 raise TooManyRequests(
                     f"you have {here} requests here already; send fewer at once", retry_after_s=1
                 )
-            if total >= self._most - (min(KEPT_FOR_NEWCOMERS, self._most - 1) if here else 0):
-                if not here:
-                    del self._here[client]
+            kept = min(KEPT_FOR_NEWCOMERS, self._most - 1) if here else 0
+            if total >= self._most - kept:
                 raise Busy("too many requests at once; try again in a second")
             self._here[client] += 1
 

@@ -54,25 +54,22 @@ class Finding:
 class Patient:
     """What is examined; what is not in a tree of files is an argument, for tests."""
 
-    told: Settings
+    settings: Settings
     release: str
     """The kernel's, as `uname -r` says it."""
     page_bytes: int
     may_open: Callable[[Path], bool]
 
     @classmethod
-    def this_host(cls, told: Settings) -> "Patient":
+    def this_host(cls, settings: Settings) -> "Patient":
         """The host, or container, that this process runs in."""
-
-        def may_open(node: Path) -> bool:
-            return os.access(node, os.R_OK | os.W_OK)
-
-        return cls(told, os.uname().release, os.sysconf("SC_PAGESIZE"), may_open)
+        pages = os.sysconf("SC_PAGESIZE")
+        return cls(settings, os.uname().release, pages, discovery.may_open)
 
     @property
     def root(self) -> Path:
         """Where its trees begin."""
-        return self.told.host_root
+        return self.settings.host_root
 
     @property
     def in_container(self) -> bool:
@@ -118,7 +115,7 @@ def worst(findings: list[Finding]) -> Level:
 def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     if not edgetpus:
         try:
-            wanted = discovery.choose(patient.told.devices).asks_for_edgetpu
+            wanted = discovery.choose(patient.settings.devices).asks_for_edgetpu
         except ReefError as error:
             yield Finding("devices", "error", str(error))
             wanted = False
@@ -156,7 +153,7 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
 
 def _why_unusable(patient: Patient, device: Device) -> str:
     """The problem; where there is no driver, also what has become of it."""
-    if "has no driver" not in device.problem or patient.in_container:
+    if device.problem != discovery.NO_DRIVER or patient.in_container:
         return device.problem
     kernel = patient.root / "lib/modules" / patient.release
     built = [*kernel.glob("updates/dkms/apex.ko*"), *kernel.glob("**/gasket/apex.ko*")]
@@ -165,8 +162,7 @@ def _why_unusable(patient: Patient, device: Device) -> str:
             secure = (patient.root / SECURE_BOOT).read_bytes()[-1:] == b"\x01"
         except OSError:
             secure = False
-        key = causes.known(["Key was rejected by service"])
-        hint = f"; {key.says}" if secure and key else ""
+        hint = f"; {causes.UNSIGNED_DRIVER}" if secure else ""
         return (
             f"has a driver for kernel {patient.release} that is not loaded: `modprobe apex`{hint}"
         )
@@ -182,7 +178,7 @@ def _why_unusable(patient: Patient, device: Device) -> str:
 def _owner(patient: Patient, device: Device, shown: telemetry.Telemetry) -> Iterator[Finding]:
     if shown.owner is None:
         return
-    ours = sysfs.number(patient.told.run_dir / f"{device.lock}.lock")
+    ours = sysfs.number(patient.settings.run_dir / f"{device.lock}.lock")
     if ours is not None and sysfs.there(patient.root / f"proc/{ours}"):
         yield Finding("owner", "ok", f"{device.id} is at work for Reef, process {ours}")
         return
@@ -218,7 +214,7 @@ def _cpu(patient: Patient) -> Iterator[Finding]:
 
 def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     try:
-        catalogue = models.load(patient.told)
+        catalogue = models.load(patient.settings)
     except ReefError as error:
         yield Finding("model", "error", str(error))
         return
@@ -238,7 +234,7 @@ def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
 
 def _library(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     bad: Level = "error" if edgetpus else "note"  # who has no Edge TPU needs no library
-    command = [sys.executable, "-m", "app.devices.probe", patient.told.libedgetpu]
+    command = [sys.executable, "-m", "app.devices.probe", patient.settings.libedgetpu]
     try:
         ran = subprocess.run(
             command, env=link.environment(), capture_output=True, text=True, timeout=PROBE_LIMIT_S
@@ -320,9 +316,10 @@ def _kernel_lines(path: Path) -> Iterator[tuple[float, str]]:
 
 
 def _server(patient: Patient) -> Iterator[Finding]:
-    url = patient.told.local_url
+    url = patient.settings.local_url
     try:
-        ready, shown = local.ask(patient.told, "/ready"), local.ask(patient.told, "/devices")
+        ready = local.ask(patient.settings, "/ready")
+        shown = local.ask(patient.settings, "/devices")
         keyed = shown.status == HTTPStatus.UNAUTHORIZED
         devices = [] if keyed else shown.body["devices"]
         failing = [

@@ -32,6 +32,10 @@ class Damaged(Exception):
     """The site gave something, but not the right file: never to be used, never to be ignored."""
 
 
+class Refused(Exception):
+    """Nothing was asked for: the address, or the place to write to, can't be used."""
+
+
 class CutShort(Damaged):
     """The site broke off; what came is kept, and the next try goes on from there."""
 
@@ -43,20 +47,14 @@ class Checksum:
     sha256: str | None = None
     git_blob: str | None = None
 
-    def objection(self, path: Path) -> str:
-        """What is wrong with a file, in words; empty if it is the right one.
-
-        Raises OSError if it can't be read.
-        """
+    def objection(self, data: bytes) -> str:
+        """What is wrong with a file of these bytes, in words; empty if they are the right ones."""
         if self.sha256:
-            with path.open("rb") as file:
-                actual, kind = hashlib.file_digest(file, "sha256").hexdigest(), "sha256"
-            wanted = self.sha256
+            kind, wanted, actual = "sha256", self.sha256, hashlib.sha256(data).hexdigest()
         else:
-            data = path.read_bytes()
-            blob = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
-            blob.update(data)
-            actual, kind, wanted = blob.hexdigest(), "git blob id", self.git_blob or ""
+            kind, wanted = "git blob id", self.git_blob or ""
+            blob = b"blob %d\0" % len(data) + data  # as `git hash-object` does
+            actual = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
         return "" if actual == wanted else f"has {kind} {actual}, not {wanted}"
 
 
@@ -65,22 +63,22 @@ def download(
 ) -> None:
     """Have the file at `url` as `into`, whole and verified; until then it is `into` with `.part`.
 
-    Raises Unreachable, Damaged, CutShort, or OSError if it can't be written.
+    Raises Refused, Unreachable, Damaged, CutShort, or OSError if it can't be written.
     """
     if not url.startswith(("http://", "https://")):
-        raise Damaged(f"{url} is no address of a web site")
+        raise Refused("is no address of a web site")
     part = into.with_name(f"{into.name}.part")
     with part.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Damaged("is being downloaded by another process; wait for that") from error
+            raise Refused("is being downloaded by another process; wait for that") from error
         try:
             continued = _fetch(url, file, progress)
-            if continued and checksum.objection(part):  # the rest of another file
+            if continued and checksum.objection(part.read_bytes()):  # the rest of another file
                 file.truncate(0)
                 _fetch(url, file, progress)
-            if objection := checksum.objection(part):
+            if objection := checksum.objection(part.read_bytes()):
                 raise Damaged(f"{objection}; don't use it, find out why")
         except (Unreachable, Damaged) as error:
             continues = isinstance(error, CutShort | Unreachable) and file.tell()

@@ -1,5 +1,5 @@
-"""Whose turn it is, when several clients wait for one thing: each in turn, not each request. Pure,
-but for `FairSlots`."""
+"""Whose turn it is, when several clients wait for one thing: each in turn, not each request. No
+I/O; `FairSlots` blocks."""
 
 import threading
 from collections import Counter, OrderedDict, deque
@@ -80,7 +80,7 @@ class FairSlots:
                 self._waiting[client] = turns
 
 
-class Lanes:
+class ThreadShares:
     """How many threads each client may have at a time. For one thread's use."""
 
     def __init__(self, most_each: int) -> None:

@@ -25,7 +25,7 @@ from gunicorn import util
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from app.access import client_of
-from app.fair import Lanes
+from app.fair import ThreadShares
 from app.service import Service
 
 log = logging.getLogger(__name__)
@@ -94,13 +94,13 @@ def _takes_an_answer(conn: Connection) -> bool:
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """See above."""
+    """gthread's worker, in which a request gets a thread only once its header has arrived."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._arriving: dict[Connection, float] = {}  # when each request must have arrived
         self._closing: dict[Connection, float] = {}  # when each must be closed at the latest
-        self._lanes = Lanes(self.cfg.threads - THREADS_FOR_OTHERS)
+        self._shares = ThreadShares(self.cfg.threads - THREADS_FOR_OTHERS)
         self._owned: Counter[str] = Counter()  # connections by client
         self._most_owned = math.ceil(self.worker_connections * (1 - CONNECTIONS_FOR_OTHERS))
 
@@ -199,7 +199,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if arrived and not _takes_an_answer(conn):
             self._wait(conn, selectors.EVENT_WRITE)
         elif arrived:
-            if self._lanes.enter(conn.owner, conn):
+            if self._shares.enter(conn.owner, conn):
                 super().enqueue_req(conn)
         elif now >= deadline:
             self._close(conn)
@@ -286,7 +286,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, answered: Future[bool]) -> None:
         """Called in the main loop when a thread is done with a request."""
         self._arriving.pop(conn, None)
-        if (following := self._lanes.leave(conn.owner)) is not None:
+        if (following := self._shares.leave(conn.owner)) is not None:
             super().enqueue_req(following)
         if not answered.cancelled() and not answered.exception() and answered.result() is False:
             self._close_softly(conn)

@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as many phones send
 
 # A baseline JPEG is scaled while it is decoded, so its memory stays small; but its time does not.
-SCALED_WHILE_DECODED = 4
+BASELINE_JPEG_FACTOR = 4
 
 # What Pillow raised for mutated pictures and metadata (besides its own bomb error).
 DECODER_ERRORS = (
@@ -62,7 +62,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture lies in a tensor: the part that it covers, as fractions of the tensor."""
+    """How a picture lies in a tensor.
+
+    `width` and `height`: the upright picture's, in pixels. `left`, `top`, `across` and `down`: what
+    it covers, as fractions of the tensor.
+    """
 
     width: int
     height: int
@@ -92,7 +96,8 @@ def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
     """Decode a picture in one of FORMATS; of several frames, the first.
 
     A JPEG is scaled down while it is decoded, to the smallest size not below `at_least` (width,
-    height) in pixels. Transparency is dropped, its colours kept.
+    height) in pixels. Transparency is dropped, its colours kept. At most `max_pixels` are decoded;
+    a baseline JPEG may have BASELINE_JPEG_FACTOR times that before it is scaled.
 
     Raises NotAnImage, ImageTooLarge (before pixels are decoded) or ImageCorrupt.
     """
@@ -104,7 +109,7 @@ def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
     if picture.format in JPEGS:
         picture.draft("RGB", at_least)
         picture.decodermaxblock = len(data)  # in one piece and not in 64 KiB: a tenth less time
-    limit = max_pixels * (SCALED_WHILE_DECODED if _has_one_scan(data) else 1)
+    limit = max_pixels * (BASELINE_JPEG_FACTOR if _has_one_scan(data) else 1)
     if width * height > limit:
         raise _too_large(width, height, limit)
     if picture.width * picture.height > max_pixels:  # too thin to be scaled while it is decoded

@@ -23,10 +23,10 @@ class Answer:
     body: dict[str, Any]
 
 
-def ask(told: Settings, path: str) -> Answer:
+def ask(settings: Settings, path: str) -> Answer:
     """What the server answers to a GET, with its API key where there is one. Raises NoServer."""
-    url = told.local_url + path
-    headers = {"X-API-Key": told.keys[0]} if told.keys else {}
+    url = settings.local_url + path
+    headers = {"X-API-Key": settings.keys[0]} if settings.keys else {}
     direct = urllib.request.OpenerDirector()  # no proxy, whatever $http_proxy is; every status
     direct.add_handler(urllib.request.HTTPHandler())
     try:

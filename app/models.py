@@ -211,6 +211,12 @@ def read_manifest(folder: Path = EMBEDDED_MODELS) -> Manifest:
         raise ModelError(f"{path}: {' '.join(str(error).split())[:300]}") from error
 
 
+def locate(name: str, models_dir: Path) -> Path:
+    """Where a file of the manifest is: in `models_dir`, else embedded; where it belongs if not."""
+    own, embedded = models_dir / name, EMBEDDED_MODELS / name
+    return embedded if embedded.exists() and not own.exists() else own
+
+
 # ---------------------------------------------------------------------------- loading
 
 
@@ -257,8 +263,11 @@ class _Loader:
         if "edgetpu" not in names or not self._present(names["edgetpu"], "edgetpu"):
             return cpu
         edgetpu = self._from_manifest(names["edgetpu"], settings.labels)
-        variants = {"cpu": cpu.variants["cpu"], "edgetpu": edgetpu.variants["edgetpu"]}
-        return Model(edgetpu.name, variants, edgetpu.selftest)  # type: ignore[arg-type]
+        variants: dict[Kind, Variant] = {
+            "cpu": cpu.variants["cpu"],
+            "edgetpu": edgetpu.variants["edgetpu"],
+        }
+        return Model(edgetpu.name, variants, edgetpu.selftest)
 
     def model(self, name: str, setting: str, labels: Path | None = None, cpu: str = "") -> Model:
         """The model that `setting` calls `name`."""
@@ -267,8 +276,10 @@ class _Loader:
                 return self._from_manifest(name, labels)
             return self._from_files(name, labels, cpu)
         except ModelError as error:
-            told = str(error)
-            raise ModelError(told if told.startswith("REEF_") else f"{setting}: {told}") from error
+            message = str(error)
+            raise ModelError(
+                message if message.startswith("REEF_") else f"{setting}: {message}"
+            ) from error
 
     def _from_manifest(self, name: str, labels: Path | None) -> Model:
         entry = self.manifest.models[name]
@@ -331,8 +342,7 @@ class _Loader:
         raise ModelError(f"{name}: is neither a file nor in the manifest, which has: {known}")
 
     def _find(self, name: str) -> Path:
-        own = self.models_dir / name
-        return own if own.exists() else EMBEDDED_MODELS / name
+        return locate(name, self.models_dir)
 
     def _present(self, name: str, kind: Kind) -> bool:
         file = self.manifest.models[name].files.get(kind)
@@ -345,7 +355,7 @@ def _variant(
     """Check and describe one file. `layout` and `checksum` are what the manifest promises."""
     data = _read(path)
     actual = hashlib.sha256(data).hexdigest()
-    if checksum and (objection := checksum.objection(path)):
+    if checksum and (objection := checksum.objection(data)):
         raise ModelError(f"{path}: {objection}; restore or fetch it again")
     try:
         file = tflite.read(data)
@@ -437,7 +447,8 @@ def _labels(file: TFLiteFile, path: Path, given: Path | None) -> tuple[str, ...]
     try:
         lines = source.read_text("utf-8-sig").splitlines() if source else file.labels or ()
     except OSError as error:
-        raise ModelError(f"REEF_LABELS: {where}: {error.strerror}; correct the path") from error
+        setting = "REEF_LABELS: " if given else ""
+        raise ModelError(f"{setting}{where}: {error.strerror}; correct the path") from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{where}: is no text; it takes one label per line") from error
     try:

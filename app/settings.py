@@ -50,7 +50,7 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-def _long_enough(value: SecretStr) -> SecretStr:
+def _is_key(value: SecretStr) -> SecretStr:
     if value.get_secret_value() and not KEYS.fullmatch(value.get_secret_value()):
         raise ValueError("no key that is hard to guess and easy to send")
     return value
@@ -61,7 +61,7 @@ ON_OFF = ("on", "off")
 Switch = Annotated[Literal["on", "off"], Lower]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^/\s,]+)$")]
-Key = Annotated[SecretStr, AfterValidator(_long_enough)]
+Key = Annotated[SecretStr, AfterValidator(_is_key)]
 
 
 class Settings(BaseModel):
@@ -263,12 +263,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         if name.startswith(PREFIX) and name not in known:
             raise SettingsError(f"{name}: no such setting{_meant(name, known)}")
     config = Path(environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
-    told = {name: environ[variable(name)] for name in Settings.model_fields
-            if environ.get(variable(name))}  # fmt: skip
+    from_environ = {name: environ[variable(name)] for name in Settings.model_fields
+                    if environ.get(variable(name))}  # fmt: skip
     try:
-        settings = Settings.model_validate(_from_file(config, environ) | told)
+        settings = Settings.model_validate(_from_file(config, environ) | from_environ)
     except ValidationError as error:
-        raise SettingsError(_explain(error, told, config)) from error
+        raise SettingsError(_explain(error, from_environ, config)) from error
     return _with_keys(settings) if settings.api_key_file else settings
 
 
@@ -319,13 +319,13 @@ def _with_keys(settings: Settings) -> Settings:
         raise SettingsError(f"{name}: '{path}' can't be read: {why}") from error
     keys = [line.strip() for line in lines if line.strip()]
     try:
-        told = Settings.model_validate({"api_key": "\n".join(keys)})
+        checked = Settings.model_validate({"api_key": "\n".join(keys)})
     except ValidationError:
         keys = []
     if not keys:
         kind = takes(Settings.model_fields["api_key"])
         raise SettingsError(f"{name}: '{path}' must hold a key a line, each {kind}")
-    return settings.model_copy(update={"api_key": told.api_key})
+    return settings.model_copy(update={"api_key": checked.api_key})
 
 
 def _from_file(config: Path, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -342,13 +342,13 @@ def _from_file(config: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in (values or {}).items() if value is not None}
 
 
-def _explain(error: ValidationError, told: Mapping[str, str], config: Path) -> str:
+def _explain(error: ValidationError, from_environ: Mapping[str, str], config: Path) -> str:
     problem = error.errors()[0]
     name = str(problem["loc"][0])
     field = Settings.model_fields.get(name)
     if field is None:
         return f"{config}: no such setting '{name}'{_meant(name, set(Settings.model_fields))}"
-    where = variable(name) if name in told else f"{config}: {name}"
+    where = variable(name) if name in from_environ else f"{config}: {name}"
     if _extra(field, "secret"):
         return f"{where}: takes {takes(field)}; what it has is something else"
     return f"{where}: takes {takes(field)}, not {str(problem['input'])[:80]!r}"

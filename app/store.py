@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from app import models, tflite
-from app.download import CutShort, Damaged, Unreachable, download
+from app.download import CutShort, Damaged, Refused, Unreachable, download
 from app.errors import ModelError
 from app.models import Manifest, ManifestFile
-from app.settings import EMBEDDED_MODELS, Settings
+from app.settings import Settings
 
 BAR_WIDTH = 24
 MB = 1_000_000
@@ -41,9 +41,10 @@ class File:
     def objection(self) -> str:
         """What is wrong with it; empty when nothing is."""
         try:
-            if objection := self.entry.checksum.objection(self.path):
+            data = self.path.read_bytes()
+            if objection := self.entry.checksum.objection(data):
                 return objection
-            tflite.read(self.path.read_bytes())
+            tflite.read(data)
         except OSError as error:
             return f"can't be read: {error.strerror}"
         except ValueError as error:
@@ -54,9 +55,9 @@ class File:
 class Store:
     """The manifest's files, in the folder of the settings and among the embedded ones."""
 
-    def __init__(self, told: Settings, manifest: Manifest | None = None) -> None:
+    def __init__(self, settings: Settings, manifest: Manifest | None = None) -> None:
         """Raises ModelError if the manifest can't be read."""
-        self._folder = told.models_dir
+        self._folder = settings.models_dir
         self._manifest = manifest or models.read_manifest()
 
     def files(self, name: str = "", kind: str = "all") -> list[File]:
@@ -65,7 +66,7 @@ class Store:
             known = ", ".join(sorted(self._manifest.models))
             raise ModelError(f"no model {name[:80]!r} is in the manifest, which has: {known}")
         return [
-            File(each, of_kind, entry, self._find(entry.path))
+            File(each, of_kind, entry, models.locate(entry.path, self._folder))
             for each, model in self._manifest.models.items()
             for of_kind, entry in model.files.items()
             if name in ("", each) and kind in ("all", of_kind)
@@ -133,7 +134,7 @@ class Store:
             raise ModelError(
                 f"{what}: {url} {error}; run it again, it goes on from there"
             ) from error
-        except Damaged as error:
+        except (Damaged, Refused) as error:
             raise ModelError(f"{what}: {url} {error}") from error
         except OSError as error:
             raise ModelError(
@@ -143,11 +144,6 @@ class Store:
             ) from error
         finally:
             bar.wipe()
-
-    def _find(self, name: str) -> Path:
-        own = self._folder / name
-        embedded = EMBEDDED_MODELS / name
-        return embedded if embedded.exists() and not own.exists() else own
 
 
 class Bar:

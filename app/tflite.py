@@ -84,25 +84,25 @@ def read(data: bytes) -> TFLiteFile:
 
 def _read(data: bytes) -> TFLiteFile:
     model = Node(data, int.from_bytes(data[:4], "little"))
-    buffers = list(model.tables(4))
+    buffers = list(model.tables(4))  # Model.buffers
     for buffer in buffers:
-        buffer.raw(0)  # raises where the weights are missing
-    graph = next(model.tables(2))
-    tensors = [_tensor(table) for table in graph.tables(0)]
-    outputs = graph.ints(2)
-    operators = [_operator_name(code) for code in model.tables(1)]
+        buffer.raw(0)  # Buffer.data; raises where the weights are missing
+    graph = next(model.tables(2))  # Model.subgraphs
+    tensors = [_tensor(table) for table in graph.tables(0)]  # SubGraph.tensors
+    outputs = graph.ints(2)  # SubGraph.outputs
+    operators = [_operator_name(code) for code in model.tables(1)]  # Model.operator_codes
     post_process = classes = detections = None
     regular_nms = False
-    for operator in graph.tables(3):
-        if operators[operator.uint32(0)] == POST_PROCESS_OPERATOR:
-            made = operator.ints(2)
+    for operator in graph.tables(3):  # SubGraph.operators
+        if operators[operator.uint32(0)] == POST_PROCESS_OPERATOR:  # Operator.opcode_index
+            made = operator.ints(2)  # Operator.outputs
             if len(made) == 4 and set(made) <= set(outputs):
                 post_process = tuple(outputs.index(tensor) for tensor in made)
-            options = flexbuffers.Loads(bytearray(operator.raw(5)))
+            options = flexbuffers.Loads(bytearray(operator.raw(5)))  # .custom_options
             classes, detections = options["num_classes"], options["max_detections"]
             regular_nms = bool(options.get("use_regular_nms", False))
     return TFLiteFile(
-        inputs=tuple(tensors[i] for i in graph.ints(1)),
+        inputs=tuple(tensors[i] for i in graph.ints(1)),  # SubGraph.inputs
         outputs=tuple(tensors[i] for i in outputs),
         for_edgetpu=EDGETPU_OPERATOR in operators,
         post_process=post_process,
@@ -115,29 +115,29 @@ def _read(data: bytes) -> TFLiteFile:
 
 
 def _tensor(table: "Node") -> Tensor:
-    kind = table.uint8(1)
+    kind = table.uint8(1)  # Tensor.type; 0 is its shape, 3 its name
     return Tensor(table.text(3) or "", tuple(table.ints(0)), DTYPES.get(kind, f"TensorType {kind}"))
 
 
 def _operator_name(code: "Node") -> str:
-    # Codes above 126 don't fit the first, older field.
+    # deprecated_builtin_code and builtin_code: codes above 126 don't fit the older one.
     builtin = max(code.uint8(0), code.int32(3))
     return (code.text(1) or "") if builtin == CUSTOM else f"builtin {builtin}"
 
 
 def _normalisation(model: "Node", buffers: list["Node"]) -> Normalisation | None:
     """Mean and deviation of the first input, from the file's metadata."""
-    for entry in model.tables(6):
-        if entry.text(0) != METADATA_BUFFER:
+    for entry in model.tables(6):  # Model.metadata
+        if entry.text(0) != METADATA_BUFFER:  # Metadata.name
             continue
-        metadata = buffers[entry.uint32(1)].raw(0)
+        metadata = buffers[entry.uint32(1)].raw(0)  # Metadata.buffer
         root = Node(metadata, int.from_bytes(metadata[:4], "little"))
-        for graph in root.tables(3):
-            for tensor in graph.tables(2):
-                for unit in tensor.tables(4):
+        for graph in root.tables(3):  # ModelMetadata.subgraph_metadata
+            for tensor in graph.tables(2):  # .input_tensor_metadata
+                for unit in tensor.tables(4):  # .process_units
                     if unit.uint8(0) == 1:  # ProcessUnitOptions.NormalizationOptions
                         options = unit.union(1)
-                        mean, deviation = options.floats(0), options.floats(1)
+                        mean, deviation = options.floats(0), options.floats(1)  # .mean, .std
                         if mean and deviation and deviation[0]:
                             return mean[0], deviation[0]
                 return None

@@ -128,13 +128,13 @@ def models(manifest: Path) -> list[Wanted]:
 def fetch(wanted: Wanted, mirror: str, into: Path) -> Path:
     """The file, verified. Raises Unreachable, or Damaged if its bytes are not the right ones."""
     url = f"{mirror.rstrip('/')}/{wanted.name}" if mirror else wanted.url
-    if not url.startswith(("http://", "https://")):
-        raise Damaged(f"{url} is no address of a web site; correct EDGETPU_MIRROR")
     into.mkdir(parents=True, exist_ok=True)
     try:
         download.download(url, into / wanted.name, Checksum(wanted.sha256))
     except download.Unreachable as error:
         raise unreachable(url, str(error)) from error
+    except download.Refused as error:
+        raise Damaged(f"{url} {error}; correct EDGETPU_MIRROR") from error
     except download.CutShort as error:
         raise Damaged(f"{error}; build again") from error
     return into / wanted.name

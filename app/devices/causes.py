@@ -21,6 +21,10 @@ OLD_CPU = (
     "this CPU lacks instructions that TensorFlow Lite needs (x86-64-v2: SSE4.2 and POPCNT); in a "
     "virtual machine, set the CPU type to `host`"
 )
+UNSIGNED_DRIVER = (
+    "Secure Boot refuses the driver; enrol its key (`mokutil --import /var/lib/dkms/mok.pub`, "
+    "then reboot), or switch Secure Boot off"
+)
 NO_DEVICE = (
     "libedgetpu found no such device; a container needs its node (compose.pcie.yaml, or "
     "compose.usb.yaml for USB), and a stick must not belong to another program"
@@ -143,8 +147,7 @@ CAUSES = (
     _cause(
         "secure_boot",
         r"Key was rejected by service",
-        "Secure Boot refuses the driver; enrol its key (`mokutil --import /var/lib/dkms/mok.pub`, "
-        "then reboot), or switch Secure Boot off",
+        UNSIGNED_DRIVER,
     ),
     _cause(
         "registers_garbage",
@@ -200,8 +203,9 @@ def why_ended(stage: Stage, status: int | None, words: Sequence[str], on_edgetpu
         why = f": {WRONG_LIBRARY}"
     else:
         why = ""
-    said = " | ".join([each for each in words if not each.startswith(ROUTINE)][-3:])
-    return f"its process {how}{why}" + (f" ({said})" if said and why else f": {said}" * bool(said))
+    if said := " | ".join([each for each in words if not each.startswith(ROUTINE)][-3:]):
+        why += f" ({said})" if why else f": {said}"
+    return f"its process {how}{why}"
 
 
 def _short(error: str, words: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ DFU_ID = ("1a6e", "089a")
 """A USB stick whose firmware is not loaded; libedgetpu loads it when it opens the stick."""
 USB_ID = ("18d1", "9302")
 UNIQUE_ID = re.compile(r"[0-9a-f]{32}")
+NO_DRIVER = "has no driver: install gasket-dkms for this kernel on the host, then `modprobe apex`"
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ def cpu(address: str, cpu_threads: int = 0, root: Path = Path("/")) -> Device:
 # ---------------------------------------------------------------------------- Edge TPUs
 
 
-def _may_open(node: Path) -> bool:
+def may_open(node: Path) -> bool:
     return os.access(node, os.R_OK | os.W_OK)
 
 
-def edgetpus(root: Path = Path("/"), may_open: MayOpen = _may_open) -> list[Device]:
+def edgetpus(root: Path = Path("/"), may_open: MayOpen = may_open) -> list[Device]:
     """Every Edge TPU that the kernel knows, those that can't be used too."""
     return [*_on_pci(root, may_open), *_on_usb(root, may_open)]
 
@@ -155,10 +156,7 @@ def _card(root: Path, address: str, node: str, may_open: MayOpen) -> Device:
 def _card_problem(root: Path, pci: Path, node: str, may_open: MayOpen) -> str:
     if not node:
         if not sysfs.there(root / "sys/module/apex"):
-            return (
-                "has no driver: install gasket-dkms for this kernel on the host, then `modprobe "
-                "apex`"
-            )
+            return NO_DRIVER
         return (
             "was not accepted by its driver: `dmesg | grep -i apex` on the host tells why; power "
             "the computer off and on, or try another slot"

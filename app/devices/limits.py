@@ -1,4 +1,5 @@
-"""How long a device may take, and how long to leave it alone after it failed. Pure."""
+"""How long a device may take, and how long to leave it alone after it failed. No I/O, and
+no clock of its own."""
 
 import math
 from collections import deque

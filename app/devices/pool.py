@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 TRIES = 2  # a picture that two devices failed at is not given to a third, but for the CPU
 LATE = "no device answered in time; send fewer pictures at once"
 CLOSE_S = 5.0  # for all device processes to end
-PASSED_OVER = 2  # jobs per device that have to wait, before the others are not looked at
+PASSED_OVER = 2  # jobs per device that `refill` leaves waiting before it looks no further
 NO_FALLBACK = "is not used beside Edge TPUs, because REEF_CPU_FALLBACK is off"
 
 
@@ -62,7 +62,7 @@ class Pool:
         self._on_ready: Callable[[], None] | None = on_ready
         self._cpu_fallback = cpu_fallback
         self._edgetpu_asked = expect_edgetpu
-        self._edgetpu_wanted = expect_edgetpu
+        self._edgetpu_known = expect_edgetpu
         self._started = False
         self._closed = False
         self._supervisors: list[Supervisor] = []
@@ -86,9 +86,10 @@ class Pool:
         for supervisor in supervisors:
             _announce(supervisor.device)
             supervisor.start()
-        for model in self._models:
-            if not self._able(model):
-                log.error("%s", self.why_none(model))
+        with self.lock:
+            why = [self._why_none(model) for model in self._models if not self._able(model)]
+        for each in why:
+            log.error("%s", each)
 
     def update(self, there: Sequence[Sighting]) -> None:
         """Hear which devices there are now: new ones are started, those that have gone are left."""
@@ -98,7 +99,7 @@ class Pool:
         with self.lock:
             if self._closed:
                 return
-            self._edgetpu_wanted |= any(each.device.kind == "edgetpu" for each in there)
+            self._edgetpu_known |= any(each.device.kind == "edgetpu" for each in there)
             for each in self._supervisors:
                 sighting = now.pop(each.device.id, None)
                 if each.see(sighting, self._why_unneeded(each.device)):
@@ -109,8 +110,10 @@ class Pool:
                 for each in self._supervisors
             )
             for sighting in now.values():
-                if not (leaving and sighting.device.bus == "usb"):
-                    appeared += self._add(sighting)
+                if leaving and sighting.device.bus == "usb":
+                    continue
+                if new := self._add(sighting):
+                    appeared.append(new)
             started = self._started
         for each in returned:
             _announce(each.device)
@@ -118,20 +121,20 @@ class Pool:
             _announce(each.device)
             each.start()
 
-    def _add(self, sighting: Sighting) -> list[Supervisor]:
+    def _add(self, sighting: Sighting) -> Supervisor | None:
         device = sighting.device
         served = _served(self._catalogue, device)
         if not served and device.kind == "cpu":
-            return []
+            return None
         new = self._supervisor(device, served)
         new.see(sighting, self._why_unneeded(device))
         self._supervisors.append(new)
         self._supervisors.sort(key=lambda each: each.device.kind == "cpu")  # stable: the CPU last
-        return [new]
+        return new
 
     def _why_unneeded(self, device: Device) -> str:
         """Why nobody needs the CPU, where that is so."""
-        if device.kind != "cpu" or self._cpu_fallback or not self._edgetpu_wanted:
+        if device.kind != "cpu" or self._cpu_fallback or not self._edgetpu_known:
             return ""
         twin = self._default.variants.get("cpu")  # it has a name of its own, but is the fallback
         only_there = [model for model in self._models if "edgetpu" not in model.variants]
@@ -187,7 +190,7 @@ class Pool:
             self.refill()
             if job in self._queue and not self._hope(job):
                 self._queue.remove(job)
-                raise NoDevice(self.why_none(model))
+                raise NoDevice(self._why_none(model))
         if not job.settled.wait(max(0.0, deadline - time.monotonic())):
             with self.lock:
                 if job in self._queue:
@@ -204,6 +207,11 @@ class Pool:
 
     def why_none(self, model: Model) -> str:
         """Why no device can run a model now, and what to do about it."""
+        with self.lock:
+            return self._why_none(model)
+
+    def _why_none(self, model: Model) -> str:
+        """The same; the lock is held."""
         able = [each.status() for each in self._able(model)]
         if able:
             return "; ".join(f"{each.id} {each.reason}" for each in able)
@@ -218,7 +226,7 @@ class Pool:
     def is_degraded(self, model: Model, kind: Kind) -> bool:
         """Whether a device of that kind answers for a model in an Edge TPU's place."""
         asked = self._edgetpu_asked and model is self._default
-        return kind == "cpu" and (asked or (self._edgetpu_wanted and "edgetpu" in model.variants))
+        return kind == "cpu" and (asked or (self._edgetpu_known and "edgetpu" in model.variants))
 
     def why_degraded(self, model: Model) -> str:
         """Why the CPU would answer in an Edge TPU's place now; empty when it would not."""
@@ -274,7 +282,7 @@ class Pool:
             if best:
                 ahead[best] += 1
             elif not self._hope(job):
-                job.fail(NoDevice(self.why_none(job.model)))
+                job.fail(NoDevice(self._why_none(job.model)))
                 continue
             waiting.append(job)
         self._queue.extendleft(reversed(waiting))

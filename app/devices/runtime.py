@@ -26,10 +26,6 @@ def describe() -> str:
     return f"{RUNTIME} {version(RUNTIME)}"
 
 
-class NoSuchDevice(ValueError):
-    """libedgetpu does not list the device."""
-
-
 class _Listed(ctypes.Structure):
     """`struct edgetpu_device` of edgetpu_c.h."""
 
@@ -77,12 +73,12 @@ class EdgeTpuLibrary:
         which the GIL is held.
 
         A device is named by its place among those of its bus, which changes when a stick gets its
-        firmware: nobody else may open a device of that bus meanwhile. Raises NoSuchDevice, or
-        ValueError, which doesn't say why.
+        firmware: nobody else may open a device of that bus meanwhile. Raises ValueError: if it is
+        not listed, and, without saying why, if it can't be opened.
         """
         places = [each for of_bus, each in self.devices() if of_bus == bus]
         if node not in places:
-            raise NoSuchDevice(f"libedgetpu lists {places or 'nothing'} on {bus}, not {node}")
+            raise ValueError(f"libedgetpu lists {places or 'nothing'} on {bus}, not {node}")
         options = {"device": f"{bus}:{places.index(node)}"}
         if bus == "usb" and performance != "default":
             options["Performance"] = performance.capitalize()

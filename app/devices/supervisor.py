@@ -37,8 +37,8 @@ EXIT_GRACE_S = 2.0  # for a process whose socket was closed
 REAP_PATIENCE_S = 5.0  # before the log says that a killed process is still there
 STUCK_S = 60.0  # what a card in trouble may take until its killed process is gone
 ABSENT_S = 3.0  # a device that is not seen for so long is gone; a reset takes it away for less
-UNKNOWN_MEDIAN_S = 0.01
-DOUBT_S = 1.0
+UNKNOWN_MEDIAN_S = 0.01  # until the first inference is timed
+DOUBT_S = 1.0  # idle for so long, a device is tried whatever its last times were
 NEARLY_WELL = 1.3  # times its best latency; a device that was slow may be told slow again after it
 HOT_FACTOR = 4  # a hot device counts as so many times slower than it is, and can cool down
 

@@ -118,7 +118,7 @@ def _load(setup: Setup, progress: _Progress) -> dict[str, "Engine"]:
     from app.devices import runtime  # after the lock: importing it is part of loading
 
     progress.runtime = runtime.describe()
-    delegates: list[Any] = []
+    delegate: Any = None
     if edgetpu:
         library = runtime.EdgeTpuLibrary(setup.library)
         progress.runtime += f", libedgetpu {library.version}"
@@ -127,14 +127,17 @@ def _load(setup: Setup, progress: _Progress) -> dict[str, "Engine"]:
                 shared = Path(setup.lock).with_name("usb.lock")
                 opening.enter_context(progress.wait_for(shared))
             progress.reach("device")
-            delegates.append(library.open(setup.bus, setup.node, setup.performance))
+            delegate = library.open(setup.bus, setup.node, setup.performance)
         progress.reach("model")
-    return {model.name: runtime.Engine(model, setup.threads, *delegates) for model in setup.models}
+    return {model.name: runtime.Engine(model, setup.threads, delegate) for model in setup.models}
 
 
 class _Lanes:
-    """Threads that infer beside each other, each in a lane, and one more: it has taken the next
-    request off the socket when a lane becomes free, and tells nobody of the last one meanwhile."""
+    """`count` inferences at a time, on `count` + 1 threads.
+
+    The spare thread takes the next request off the socket while every lane is busy, and starts it
+    as soon as one is free, before the thread that is done has told the parent so.
+    """
 
     def __init__(
         self, control: Control, slots: SharedSlots, models: Mapping[str, "Engine"], count: int

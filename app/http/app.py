@@ -1,4 +1,4 @@
-"""The composition root: routes, error answers, and what every answer carries."""
+"""The Flask application: routes, error answers, and what every answer carries."""
 
 import logging
 import re
@@ -48,8 +48,8 @@ def create_app(service: Service) -> Flask:
     app = App("reef", static_folder=None)
     metrics = Metrics(service.pool)
     repeats = Repeats()
-    told = service.settings
-    keys = Keys(told.keys, frozenset(f"/{name}" for name in told.open_routes))
+    settings = service.settings
+    keys = Keys(settings.keys, frozenset(f"/{name}" for name in settings.open_routes))
     app.register_blueprint(predict.blueprint(service, metrics))
     app.register_blueprint(ops.blueprint(service, metrics))
 
@@ -59,7 +59,7 @@ def create_app(service: Service) -> Flask:
         g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.stages = Stages()
         g.client = client_of(
-            request.remote_addr or "", request.headers.get("X-Forwarded-For", ""), told.proxies
+            request.remote_addr or "", request.headers.get("X-Forwarded-For", ""), settings.proxies
         )
         if request.method == "OPTIONS":
             return  # a browser asks so what it may send, and brings no key
@@ -73,8 +73,8 @@ def create_app(service: Service) -> Flask:
     def finish(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
         response.headers.update(HEADERS)
-        if told.cors_origins:
-            response.headers.update(_cors(request, told))
+        if settings.cors_origins:
+            response.headers.update(_cors(request, settings))
         # An unknown path is no label: anybody could fill the memory with them.
         metrics.answered(request.url_rule.rule if request.url_rule else "-", response.status_code)
         return response
@@ -113,11 +113,11 @@ def create_app(service: Service) -> Flask:
     return app
 
 
-def _cors(asked: Request, told: Settings) -> dict[str, str]:
+def _cors(asked: Request, settings: Settings) -> dict[str, str]:
     """What lets a page of an origin that the settings name read the answer."""
     origin = asked.headers.get("Origin", "")
     headers = {"Vary": "Origin"}
-    if origin and (origin in told.cors_origins or "*" in told.cors_origins):
+    if origin and (origin in settings.cors_origins or "*" in settings.cors_origins):
         headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Expose-Headers"] = "X-Request-ID, Server-Timing, Retry-After"
         headers["Cross-Origin-Resource-Policy"] = "cross-origin"

@@ -5,7 +5,7 @@ import re
 from app import __version__
 from app.http import upload
 from app.http_worker import MAX_HEADER_BYTES
-from app.imaging import SCALED_WHILE_DECODED
+from app.imaging import BASELINE_JPEG_FACTOR
 from app.server import CONNECTIONS, IDLE_S
 from app.service import UPLOADING
 from app.settings import MAX_RESULTS, Settings
@@ -62,7 +62,7 @@ def test_limits_in_security_are_those_of_the_code() -> None:
     for said in (
         f"{settings.max_upload_mib} MiB",
         f"{settings.max_megapixels:g} million",
-        f"{SCALED_WHILE_DECODED * settings.max_megapixels:g} million",
+        f"{BASELINE_JPEG_FACTOR * settings.max_megapixels:g} million",
         f"{upload.MAX_PARTS}; {upload.MAX_TEXT_BYTES // 1024} KiB of text",
         f"| {settings.deadline_s:g} s |",
         f"cut off after {IDLE_S} s",

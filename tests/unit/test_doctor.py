@@ -219,8 +219,8 @@ def test_a_card_that_reef_itself_has_is_well(patient: Patient, host: Host) -> No
     host.add_pci()
     host.apex(is_device_owned="1", device_owner="12345")
     put(host, "proc/77/comm", "python3")
-    patient.told.run_dir.mkdir()
-    (patient.told.run_dir / "pci-0000:03:00.0.lock").write_text("77")
+    patient.settings.run_dir.mkdir()
+    (patient.settings.run_dir / "pci-0000:03:00.0.lock").write_text("77")
     assert found(patient)["owner"].says == f"{PCI} is at work for Reef, process 77"
 
 
@@ -240,9 +240,9 @@ def test_large_pages_hurt_cards_and_not_sticks(patient: Patient, host: Host) -> 
 
 def test_a_model_that_is_not_compiled_is_told(patient: Patient, host: Host, tmp_path: Path) -> None:
     host.add_pci()
-    told = patient.told.model_copy(update={"model": str(tmp_path / "colour.tflite")})
-    told = told.model_copy(update={"model_cpu": ""})
-    said = found(replace(patient, told=told))["model_not_compiled"]
+    settings = patient.settings.model_copy(update={"model": str(tmp_path / "colour.tflite")})
+    settings = settings.model_copy(update={"model_cpu": ""})
+    said = found(replace(patient, settings=settings))["model_not_compiled"]
     assert said.level == "error"
     assert "reef models pull" in said.says
 
@@ -250,13 +250,16 @@ def test_a_model_that_is_not_compiled_is_told(patient: Patient, host: Host, tmp_
 def test_googles_own_library_is_told(patient: Patient, host: Host, tmp_path: Path) -> None:
     host.add_pci()
     old = compile_library(tmp_path / "old", "-DOLD_STRUCT")
-    told = patient.told.model_copy(update={"libedgetpu": str(old)})
-    assert "Google's package of 2021" in found(replace(patient, told=told))["wrong_library"].says
+    settings = patient.settings.model_copy(update={"libedgetpu": str(old)})
+    assert (
+        "Google's package of 2021"
+        in found(replace(patient, settings=settings))["wrong_library"].says
+    )
 
 
 def test_a_missing_library_hurts_only_who_has_an_edge_tpu(patient: Patient, host: Host) -> None:
-    told = patient.told.model_copy(update={"libedgetpu": "libedgetpu-of-nobody.so.1"})
-    bare = replace(patient, told=told)
+    settings = patient.settings.model_copy(update={"libedgetpu": "libedgetpu-of-nobody.so.1"})
+    bare = replace(patient, settings=settings)
     assert found(bare)["libedgetpu"].level == "note"
     host.add_pci()
     assert found(bare)["libedgetpu"].level == "error"
@@ -264,8 +267,8 @@ def test_a_missing_library_hurts_only_who_has_an_edge_tpu(patient: Patient, host
 
 
 def test_a_device_that_was_asked_for_and_is_not_there_is_an_error(patient: Patient) -> None:
-    told = patient.told.model_copy(update={"devices": ("pci",)})
-    assert found(replace(patient, told=told))["no_device"].level == "error"
+    settings = patient.settings.model_copy(update={"devices": ("pci",)})
+    assert found(replace(patient, settings=settings))["no_device"].level == "error"
 
 
 @pytest.fixture
@@ -281,7 +284,7 @@ def server(patient: Patient) -> Iterator[dict[str, object]]:
             self.end_headers()
             self.wfile.write(body)
 
-    site = LocalSite(Handler, patient.told.port)
+    site = LocalSite(Handler, patient.settings.port)
     yield bodies
     site.close()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fair import FairSlots, Lanes, in_turn, to_give_way
+from app.fair import FairSlots, ThreadShares, in_turn, to_give_way
 from tests.support import wait_for
 
 
@@ -121,14 +121,14 @@ def test_no_more_than_the_slots_are_out_and_none_is_lost() -> None:
 
 
 def test_a_lane_lets_so_many_go_and_the_next_when_one_is_done() -> None:
-    lanes = Lanes(2)
-    assert lanes.enter("a", 1)
-    assert lanes.enter("a", 2)
-    assert not lanes.enter("a", 3)
-    assert lanes.enter("b", 4)
-    assert lanes.leave("a") == 3
-    assert lanes.leave("a") is None
-    assert lanes.leave("a") is None
-    assert lanes.leave("b") is None
-    assert not lanes._going
-    assert not lanes._parked
+    shares = ThreadShares(2)
+    assert shares.enter("a", 1)
+    assert shares.enter("a", 2)
+    assert not shares.enter("a", 3)
+    assert shares.enter("b", 4)
+    assert shares.leave("a") == 3
+    assert shares.leave("a") is None
+    assert shares.leave("a") is None
+    assert shares.leave("b") is None
+    assert not shares._going
+    assert not shares._parked
