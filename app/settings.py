@@ -128,7 +128,7 @@ class Settings(BaseModel):
         gt=0,
         le=300,
         allow_inf_nan=False,
-        description="A request is answered or refused so long after its header came.",
+        description="Longest time from a request's header to its answer or refusal.",
         json_schema_extra={"unit": "s"},
     )
     queue: int = Field(
@@ -152,7 +152,7 @@ class Settings(BaseModel):
     api_key: Key = Field(
         SecretStr(""),
         description="Key that a request must bring; none: everybody who reaches the port may ask.",
-        json_schema_extra={"takes": "a text of 16 to 256 visible ASCII characters", "secret": True},
+        json_schema_extra={"takes": "16 to 256 visible ASCII characters", "secret": True},
     )
     api_key_file: Path | None = Field(
         None,
@@ -291,7 +291,7 @@ def takes(field: FieldInfo) -> str:
         noun = "a whole number" if kind is int else "a number"
         return f"{noun} {span}{bounds['Le'].le:g} {unit_of(field)}".strip()
     if kind is str:
-        return "a text"
+        return "text"
     return "a path" if Path in (kind, *get_args(kind)) else "names, with commas between"
 
 

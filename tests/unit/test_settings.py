@@ -159,12 +159,12 @@ def test_every_number_is_tried_by_the_test_above() -> None:
         ("deadline_s", "a number above 0, up to 300 s"),
         ("max_upload_mib", "a whole number from 1 to 256 MiB"),
         ("max_megapixels", "a number above 0, up to 44 MP"),
-        ("host", "a text"),
+        ("host", "text"),
         ("models_dir", "a path"),
         ("labels", "a path"),
         ("only_labels", "names, with commas between"),
         ("log_level", "debug, info, warning or error"),
-        ("api_key", "a text of 16 to 256 visible ASCII characters"),
+        ("api_key", "16 to 256 visible ASCII characters"),
         ("open_routes", "any of devices, metrics, models, with commas between"),
     ],
 )
@@ -174,7 +174,7 @@ def test_what_a_setting_takes_is_told_in_words(name: str, words: str) -> None:
 
 BAD_FILES = [
     (b"port: abc", "reef.yaml: port: takes a whole number from 1 to 65535, not 'abc'"),
-    (b"host: 5", "reef.yaml: host: takes a text, not '5'"),
+    (b"host: 5", "reef.yaml: host: takes text, not '5'"),
     (b"labels: 5", "reef.yaml: labels: takes a path, not '5'"),
     (b"only_labels: {a: b}", "reef.yaml: only_labels: takes names, with commas between, not "),
     (b"- port: 5", "reef.yaml: must hold lines of the form 'setting: value'"),
@@ -247,7 +247,7 @@ def test_a_key_is_taken_and_shown_nowhere() -> None:
 @pytest.mark.parametrize("key", ["short", KEY[:15], "with a blank in it", "gr\xfcn" * 8, "x" * 257])
 def test_a_key_that_can_be_guessed_or_not_be_sent_is_refused_and_not_shown(key: str) -> None:
     said = refusal({"REEF_API_KEY": key})
-    assert said.startswith("REEF_API_KEY: takes a text of 16 to 256 visible ASCII characters")
+    assert said.startswith("REEF_API_KEY: takes 16 to 256 visible ASCII characters")
     assert key not in said
 
 
