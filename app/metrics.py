@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from app.devices.pool import Pool
-from app.devices.supervisor import STATES, DeviceStatus
+from app.devices.status import STATES, DeviceStatus
 from app.stages import Stages
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for every counter, which nobody reads

@@ -12,24 +12,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
-
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from app import tflite
 from app.download import Checksum
 from app.errors import ModelError, SettingsError, UnknownModel
-from app.settings import EMBEDDED_MODELS, Settings
+from app.labels import UNNAMED, labels_of
+from app.manifest import Kind, Manifest, ManifestModel, Resize, locate, read_manifest
+from app.settings import Settings
 from app.tflite import TFLiteFile
-
-Kind = Literal["cpu", "edgetpu"]
-Resize = Literal["stretch", "letterbox"]
 
 # A float model without metadata takes pixels from -1 to 1, as TensorFlow's detectors do.
 DEFAULT_NORMALISATION = (127.5, 127.5)
-UNNAMED = "???"
-MAX_CLASSES = 100_000  # of a model that does not say how many it has
 
 
 @dataclass(frozen=True)
@@ -130,91 +123,6 @@ class Catalogue:
     def all(self) -> tuple[Model, ...]:
         """Each model once, the default first."""
         return tuple(dict.fromkeys([self.default, *self.by_name.values()]))
-
-
-# ---------------------------------------------------------------------------- the manifest
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ManifestFile(_Strict):
-    """One file of a model; `url` is where it can be had when it is not embedded.
-
-    Where nobody has published a SHA-256, the id that git gives the file verifies it.
-    """
-
-    path: str
-    sha256: str | None = None
-    git_blob: str | None = None
-    url: str | None = None
-
-    @model_validator(mode="after")
-    def _is_verifiable(self) -> Self:
-        if not (self.sha256 or self.git_blob):
-            raise ValueError(f"{self.path} has neither sha256 nor git_blob")
-        return self
-
-    @property
-    def checksum(self) -> Checksum:
-        """What its bytes must have."""
-        return Checksum(self.sha256, self.git_blob)
-
-    @property
-    def checksum_kind(self) -> str:
-        """What verifies it, for people."""
-        return "sha256" if self.sha256 else "git blob id"
-
-
-class ManifestInput(_Strict):
-    """The input layout that the files must have."""
-
-    width: int
-    height: int
-    resize: Resize
-
-
-class ManifestSelfTest(_Strict):
-    """A picture beside the manifest and the class that must be found in it."""
-
-    picture: str
-    expect: str
-
-
-class ManifestModel(_Strict):
-    """One model of the manifest."""
-
-    about: str
-    licence: str
-    input: ManifestInput
-    labels: str
-    selftest: ManifestSelfTest | None = None
-    files: Mapping[Kind, ManifestFile]
-
-
-class Manifest(_Strict):
-    """`models/manifest.yaml`."""
-
-    default: Mapping[Kind, str]
-    models: Mapping[str, ManifestModel]
-
-
-def read_manifest(folder: Path = EMBEDDED_MODELS) -> Manifest:
-    """The manifest in `folder`. Raises ModelError naming the file and what is wrong with it."""
-    path = folder / "manifest.yaml"
-    try:
-        return Manifest.model_validate(yaml.safe_load(path.read_bytes()))
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; restore it from Reef's sources") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ModelError(f"{path}: {' '.join(str(error).split())[:300]}") from error
-
-
-def locate(name: str, models_dir: Path) -> Path:
-    """Where a file of the manifest is: in `models_dir`, else embedded; where it belongs if not."""
-    own, embedded = models_dir / name, EMBEDDED_MODELS / name
-    return embedded if embedded.exists() and not own.exists() else own
 
 
 # ---------------------------------------------------------------------------- loading
@@ -375,7 +283,7 @@ def _variant(
         outputs=outputs,
         detections=detections,
         regular_nms=file.regular_nms,
-        labels=_labels(file, path, labels),
+        labels=labels_of(file, path, labels),
     )
 
 
@@ -433,53 +341,3 @@ def _order_by_name(names: list[str]) -> tuple[int, ...] | None:
     found = [[i for i, name in enumerate(names) if like.search(name)] for like in OUTPUT_NAMES]
     order = tuple(positions[0] for positions in found if len(positions) == 1)
     return order if len(set(order)) == 4 else None
-
-
-def _labels(file: TFLiteFile, path: Path, given: Path | None) -> tuple[str, ...]:
-    beside = path.with_suffix(".txt")
-    source = given or (None if file.labels else beside if beside.is_file() else None)
-    if source is None and file.labels is None:
-        raise ModelError(
-            f"{path}: has no labels inside and there is no {beside.name} beside it; put it there "
-            "(REEF_LABELS can name the default model's)"
-        )
-    where = source or path
-    try:
-        lines = source.read_text("utf-8-sig").splitlines() if source else file.labels or ()
-    except OSError as error:
-        setting = "REEF_LABELS: " if given else ""
-        raise ModelError(f"{setting}{where}: {error.strerror}; correct the path") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{where}: is no text; it takes one label per line") from error
-    try:
-        return parse_labels(lines, file.classes)
-    except ValueError as error:
-        raise ModelError(f"{where}: {error} (for {path})") from error
-
-
-def parse_labels(lines: Iterable[str], classes: int | None) -> tuple[str, ...]:
-    """The name of each class id, from lines `name` or `id name`.
-
-    `classes` is how many the model tells apart, None if it doesn't say. A first line `???` or
-    `background` beyond that number stands for no class, as in TensorFlow's label maps.
-    Raises ValueError if the number of labels can't be right.
-    """
-    texts = [line.strip() for line in lines]
-    while texts and not texts[-1]:
-        texts.pop()
-    if not texts:
-        raise ValueError("holds no labels; it takes one per line")
-    numbered = [re.fullmatch(r"(\d+)[\s:,]+(\S.*)", text) for text in texts if text]
-    if all(numbered):
-        names = {int(match[1]): match[2] for match in numbered if match}
-        if max(names) >= (classes or MAX_CLASSES):
-            most = classes or f"at most {MAX_CLASSES}"
-            raise ValueError(
-                f"has a label for class {max(names)}, but the model has {most} classes"
-            )
-        return tuple(names.get(i, UNNAMED) for i in range(classes or max(names) + 1))
-    if len(texts) - 1 == classes and texts[0].lower() in (UNNAMED, "background"):
-        texts = texts[1:]
-    if classes is not None and len(texts) != classes:
-        raise ValueError(f"has {len(texts)} labels, but the model has {classes} classes")
-    return tuple(texts)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from app import models, tflite
+from app import tflite
 from app.download import CutShort, Damaged, Refused, Unreachable, download
 from app.errors import ModelError
-from app.models import Manifest, ManifestFile
+from app.manifest import Manifest, ManifestFile, locate, read_manifest
 from app.settings import Settings
 
 BAR_WIDTH = 24
@@ -58,7 +58,7 @@ class Store:
     def __init__(self, settings: Settings, manifest: Manifest | None = None) -> None:
         """Raises ModelError if the manifest can't be read."""
         self._folder = settings.models_dir
-        self._manifest = manifest or models.read_manifest()
+        self._manifest = manifest or read_manifest()
 
     def files(self, name: str = "", kind: str = "all") -> list[File]:
         """The files of one model, or of all. Raises ModelError for a name that isn't known."""
@@ -66,7 +66,7 @@ class Store:
             known = ", ".join(sorted(self._manifest.models))
             raise ModelError(f"no model {name[:80]!r} is in the manifest, which has: {known}")
         return [
-            File(each, of_kind, entry, models.locate(entry.path, self._folder))
+            File(each, of_kind, entry, locate(entry.path, self._folder))
             for each, model in self._manifest.models.items()
             for of_kind, entry in model.files.items()
             if name in ("", each) and kind in ("all", of_kind)

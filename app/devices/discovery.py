@@ -10,7 +10,7 @@ from typing import Literal
 
 from app.devices import sysfs
 from app.errors import SettingsError
-from app.models import Kind
+from app.manifest import Kind
 
 Bus = Literal["cpu", "pci", "usb"]
 MayOpen = Callable[[Path], bool]

@@ -15,11 +15,13 @@ from app import selftest
 from app.devices.discovery import Device
 from app.devices.job import Inference, Job
 from app.devices.link import Link, Setup
-from app.devices.supervisor import IDLE_TEST_S, DeviceStatus, Served, Supervisor, start_link
+from app.devices.status import DeviceStatus
+from app.devices.supervisor import IDLE_TEST_S, Served, Supervisor, start_link
 from app.devices.telemetry import Sighting
 from app.errors import Busy, DeadlineExceeded, DeviceFailed, NoDevice
 from app.fair import in_turn, to_give_way
-from app.models import Catalogue, Kind, Layout, Model
+from app.manifest import Kind
+from app.models import Catalogue, Layout, Model
 
 log = logging.getLogger(__name__)
 

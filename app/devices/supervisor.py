@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from app.detection import Outputs
 from app.devices import causes, link, telemetry
 from app.devices.causes import Stage
-from app.devices.discovery import Bus, Device
+from app.devices.discovery import Device
 from app.devices.job import Inference, Job
 from app.devices.limits import START_LIMIT_S, Backoff, BusyShare, Timings
 from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
+from app.devices.status import DeviceStatus, State
 from app.devices.telemetry import Finding, Sighting, Telemetry
 from app.errors import NoDevice
-from app.models import Kind, Model, Variant
+from app.models import Model, Variant
 from app.selftest import SelfTest, SelfTestError
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,6 @@ NO_MODEL = (
     "has no model: none of those served is compiled for the Edge TPU; `reef models pull "
     "ssdlite_mobiledet` fetches the default one"
 )
-
-State = Literal["starting", "ready", "waiting", "gone", "unusable", "stopped"]
-STATES: tuple[State, ...] = get_args(State)
 
 
 class DeviceDown(Exception):
@@ -101,34 +99,6 @@ class Served:
             regular_nms=variant.regular_nms,
             sha256=variant.sha256,
         )
-
-
-@dataclass(frozen=True)
-class DeviceStatus:
-    """A device as `/devices`, `/ready` and `/metrics` show it; durations in seconds."""
-
-    id: str
-    kind: Kind
-    bus: Bus
-    about: str
-    state: State
-    reason: str
-    pid: int | None
-    runtime: str
-    models: tuple[str, ...]
-    in_flight: int
-    inferences: int
-    restarts: int
-    failures: Mapping[str, int]
-    median_s: Mapping[str, float]
-    slowdown: float
-    """How many times as long as at its best an inference takes now."""
-    busy_s: float
-    utilisation: float
-    """The busy share of the last ten seconds, from 0 to 1."""
-    answered_s_ago: float | None
-    telemetry: Telemetry
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import __version__
-from app.devices.supervisor import DeviceStatus
+from app.devices.status import DeviceStatus
 from app.http.wire import json_response
+from app.labels import UNNAMED
 from app.metrics import Metrics
-from app.models import UNNAMED, Model
+from app.models import Model
 from app.service import Service
 
 OPENAPI = Path(__file__).with_name("openapi.yaml")

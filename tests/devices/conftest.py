@@ -17,7 +17,7 @@ from app.devices.discovery import Device
 from app.devices.job import Inference
 from app.devices.link import Link, Setup
 from app.devices.pool import Pool
-from app.devices.supervisor import DeviceStatus
+from app.devices.status import DeviceStatus
 from app.models import Catalogue, Layout
 from tests import colour_model
 from tests.support import wait_for

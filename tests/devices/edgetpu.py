@@ -14,7 +14,7 @@ from app import models
 from app.devices import discovery, telemetry
 from app.devices.job import Inference
 from app.devices.pool import Pool
-from app.devices.supervisor import DeviceStatus
+from app.devices.status import DeviceStatus
 from app.devices.telemetry import Sighting
 from app.models import Catalogue
 from tests import colour_model

@@ -12,7 +12,9 @@ import yaml
 
 from app import models
 from app.errors import ModelError, SettingsError, UnknownModel
-from app.models import UNNAMED, Catalogue, Layout, parse_labels, read_manifest
+from app.labels import UNNAMED, parse_labels
+from app.manifest import Manifest, read_manifest
+from app.models import Catalogue, Layout
 from app.settings import EMBEDDED_MODELS
 from tests import colour_model
 from tests.support import make_settings
@@ -64,7 +66,7 @@ def test_the_embedded_model_is_the_default_on_the_cpu() -> None:
 
 def test_a_class_without_a_name_is_called_by_its_number() -> None:
     variant = load().default.variants["cpu"]
-    assert variant.labels[11] == models.UNNAMED
+    assert variant.labels[11] == UNNAMED
     assert [variant.label(number) for number in (11, 90, 1000, -1)] == [
         "class_11",
         "class_90",
@@ -244,7 +246,7 @@ def test_the_default_of_an_edge_tpu_has_its_own_file_beside_the_default_of_the_c
 ) -> None:
     files = {"cpu": write("for_cpu.tflite"), "edgetpu": write("for_tpu.tflite", for_edgetpu=True)}
     files["cpu"].with_name("labels.txt").write_text("red\ngreen\nblue")
-    manifest = models.Manifest.model_validate(
+    manifest = Manifest.model_validate(
         {
             "default": {kind: path.stem for kind, path in files.items()},
             "models": {
@@ -517,7 +519,7 @@ def test_a_model_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path) -
         "path": path.name,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    loader = models._Loader(tmp_path, models.Manifest.model_validate(manifest))
+    loader = models._Loader(tmp_path, Manifest.model_validate(manifest))
     with pytest.raises(ModelError, match=r"takes Layout\(width=32.*but the manifest says") as error:
         loader.model(DEFAULT, "REEF_MODEL")
     assert f"{path}: " in str(error.value)

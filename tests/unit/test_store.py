@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app import models
 from app.download import Checksum, CutShort, Damaged, download
 from app.errors import ModelError
-from app.models import Manifest
+from app.manifest import Manifest, read_manifest
 from app.store import Store
 from tests import colour_model
 from tests.client import free_port
@@ -239,7 +238,7 @@ def test_the_commands(tmp_path: Path) -> None:
 
 
 def test_the_manifest_has_corals_detectors_with_pinned_addresses() -> None:
-    manifest = models.read_manifest()
+    manifest = read_manifest()
     compiled = [name for name, model in manifest.models.items() if "edgetpu" in model.files]
     assert len(compiled) == 12
     for name in compiled:
