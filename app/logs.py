@@ -76,7 +76,10 @@ class SharedRotatingFile(logging.handlers.WatchedFileHandler):
             self._rotate_if_full()
         except OSError:
             self.handleError(record)
-        super().emit(record)
+        try:
+            super().emit(record)
+        except OSError:  # it can't be opened again: its folder was removed, or made another's
+            self.handleError(record)
 
     def _rotate_if_full(self) -> None:
         path = Path(self.baseFilename)

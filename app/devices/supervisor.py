@@ -348,6 +348,8 @@ class Supervisor:
     def _hindered(self) -> bool:
         """Wait for what stands in the way to go or to change; whether there was something."""
         self._wake.clear()
+        if self._closing.is_set():  # it may have been told so before the wake was cleared
+            return True
         with self._owner.lock:
             hindrance = self._hindrance
             if hindrance is None:

@@ -184,6 +184,20 @@ def test_a_full_disk_does_not_stop_the_service(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- rotation
 
 
+def test_a_log_folder_that_goes_does_not_stop_the_service_and_is_used_again(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    script = (
+        "import pathlib, shutil\n"
+        f"folder = pathlib.Path({str(folder)!r})\n"
+        "log.info('one'); shutil.rmtree(folder); log.info('two'); log.info('three')\n"
+        "folder.mkdir(); log.info('four')\n"
+    )
+    ran = run(script, log_dir=str(folder))
+    assert [line.split()[-1] for line in ran.stdout.splitlines()] == ["one", "two", "three", "four"]
+    assert (folder / "reef.log").read_text().endswith("INFO    four\n")
+    assert ran.stderr == ""
+
+
 def test_two_processes_that_write_and_rotate_at_once_lose_no_line(tmp_path: Path) -> None:
     lines, width = 6200, 1800  # together more than two files
     script = (
