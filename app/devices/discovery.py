@@ -109,6 +109,7 @@ def cpu(address: str, cpu_threads: int = 0, root: Path = Path("/")) -> Device:
 
 
 def may_open(node: Path) -> bool:
+    """Whether this process may read and write a device's node, as libedgetpu does."""
     return os.access(node, os.R_OK | os.W_OK)
 
 

@@ -120,7 +120,7 @@ def test_no_more_than_the_slots_are_out_and_none_is_lost() -> None:
 # ---------------------------------------------------------------------------- lanes
 
 
-def test_a_lane_lets_so_many_go_and_the_next_when_one_is_done() -> None:
+def test_a_client_has_so_many_threads_and_the_next_request_goes_when_one_is_done() -> None:
     shares = ThreadShares(2)
     assert shares.enter("a", 1)
     assert shares.enter("a", 2)
