@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.advice import HERE
 from app.devices import sysfs
 from app.devices.discovery import DFU_ID, Device
 
+OFF_THE_BUS = "off_the_bus"
+"""The check of a card that no longer answers."""
 OFF_THE_BUS_C = -89.7
 """What the driver computes from a register that reads as all ones."""
+NO_ANSWER = b"\xff\xff"
+"""The vendor of a PCI device that does not answer: what a read of nothing gives."""
 USB3_MBITS = 5000
 SLOWED = 1.8
 """So many times its best latency, and a device was most likely throttled: its clock halves."""
@@ -27,6 +32,7 @@ class Telemetry:
     shutdown_c: float | None = None
     """From here on the chip may be switched off until the next power cycle."""
     off_the_bus: bool = False
+    """Its registers, or those of its PCI interface, read as all ones: nothing answers there."""
     owner: int | None = None
     """The process that has the device open, as the host numbers it."""
     resets: int | None = None
@@ -70,6 +76,11 @@ class Sighting:
     telemetry: Telemetry = Telemetry()
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def off_the_bus(self) -> bool:
+        """Whether it is a card that nothing can be asked of: it must be left, and not be opened."""
+        return self.telemetry.off_the_bus
+
 
 def look(device: Device, root: Path = Path("/")) -> Sighting:
     """Read the figures of a device and judge them."""
@@ -92,8 +103,9 @@ def findings(device: Device, shown: Telemetry) -> Iterator[Finding]:
     where = device.id
     if shown.off_the_bus:
         yield Finding(
-            "off_the_bus",
-            f"{where} has fallen off the bus (its temperature reads {OFF_THE_BUS_C} °C): remove "
+            OFF_THE_BUS,
+            f"{where} has fallen off the bus (its registers read as all ones): {HERE.stop} first, "
+            "because removing a card that is open makes the kernel use freed memory; then remove "
             "and rescan it on the PCI bus, or power the computer off and on",
             grave=True,
         )
@@ -161,7 +173,7 @@ def _card(device: Device, root: Path) -> Telemetry:
         temperature_c=temperature,
         trip_points_c=tuple(point for point in trips if point is not None),
         shutdown_c=_celsius(apex / "hw_temp_warn2"),
-        off_the_bus=temperature == OFF_THE_BUS_C,
+        off_the_bus=temperature == OFF_THE_BUS_C or not _answers(pci),
         owner=owner if owned else None,
         resets=sysfs.number(apex / "reset_count"),
         runtime_status=sysfs.read(pci / "power/runtime_status"),
@@ -170,6 +182,11 @@ def _card(device: Device, root: Path) -> Telemetry:
         link=link,
         link_best=best if link else "",
     )
+
+
+def _answers(pci: Path) -> bool:
+    """Whether the card's PCI interface does: `config` is read from it, `vendor` is the kernel's."""
+    return sysfs.beginning(pci / "config", len(NO_ANSWER)) != NO_ANSWER
 
 
 def _stick(entry: Path) -> Telemetry:

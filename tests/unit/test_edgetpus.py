@@ -203,6 +203,34 @@ def test_each_trip_point_halves_the_clock(host: Host, temperature: str, level: i
     assert shown(host).throttle_level == level
 
 
+@pytest.mark.parametrize(
+    ("temperature", "config", "off"),
+    [
+        ("-89700", b"", True),
+        ("-89700", bytes.fromhex("c11a9a08"), True),
+        ("51300", b"\xff\xff\xff\xff", True),
+        ("garbage", b"\xff\xff\xff\xff", True),
+        ("51300", bytes.fromhex("c11a9a08"), False),
+        ("51300", b"\xff", False),
+        ("garbage", b"", False),
+    ],
+)
+def test_a_card_of_which_nothing_but_ones_is_read_is_off_the_bus(
+    host: Host, temperature: str, config: bytes, off: bool
+) -> None:
+    host.add_pci(temp=temperature)
+    (host.root / "sys/bus/pci/devices" / PCI[4:] / "config").write_bytes(config)
+    sighting = telemetry.look(only(host), host.root)
+    assert sighting.off_the_bus is off
+    assert (telemetry.OFF_THE_BUS in {each.check for each in sighting.findings}) is off
+
+
+def test_who_is_to_remove_a_card_from_its_bus_is_told_to_stop_reef_first(host: Host) -> None:
+    host.add_pci(temp="-89700")
+    (finding,) = telemetry.look(only(host), host.root).findings
+    assert finding.says.index("stop Reef") < finding.says.index("remove and rescan")
+
+
 def test_a_stick_shows_its_speed_and_its_firmware(host: Host) -> None:
     host.add_usb("2-1", speed="480")
     told = shown(host)

@@ -92,7 +92,9 @@ BELOW: dict[str, set[str]] = {
     "image": set(),
     "stages": set(),
     "tflite": set(),
-    "settings": {"errors"},
+    "image": set(),
+    "advice": {"image"},
+    "settings": {"advice", "errors"},
     "logs": {"errors", "settings"},
     "manifest": {"download", "errors", "settings"},
     "labels": {"errors", "tflite"},
@@ -103,7 +105,10 @@ BELOW: dict[str, set[str]] = {
     "imaging": {"errors", "models"},
     "detection": {"imaging", "models"},
     "selftest": {"errors", "detection", "imaging", "models"},
-    "devices": {"detection", "errors", "fair", "manifest", "models", "selftest", "settings"},
+    "devices": {
+        *("advice", "detection", "errors", "fair", "manifest", "models", "selftest"),
+        "settings",
+    },
     "service": {
         *("access", "detection", "devices", "errors", "fair", "imaging", "models"),
         *("settings", "stages"),
