@@ -13,6 +13,11 @@ from app.devices.discovery import DFU_ID, Device
 
 OFF_THE_BUS = "off_the_bus"
 """The check of a card that no longer answers."""
+LOST = (
+    f"has fallen off the bus (its registers read as all ones): {HERE.stop} first, because "
+    "removing a card that is open makes the kernel use freed memory; then remove and rescan it on "
+    "the PCI bus, or power the computer off and on"
+)
 OFF_THE_BUS_C = -89.7
 """What the driver computes from a register that reads as all ones."""
 NO_ANSWER = b"\xff\xff"
@@ -20,6 +25,8 @@ NO_ANSWER = b"\xff\xff"
 USB3_MBITS = 5000
 SLOWED = 1.8
 """So many times its best latency, and a device was most likely throttled: its clock halves."""
+THROTTLED_MOST = 8
+"""The driver lowers the clock to an eighth, so that heat explains no more than that."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,7 @@ def findings(device: Device, shown: Telemetry) -> Iterator[Finding]:
     if shown.off_the_bus:
         yield Finding(
             OFF_THE_BUS,
-            f"{where} has fallen off the bus (its registers read as all ones): {HERE.stop} first, "
-            "because removing a card that is open makes the kernel use freed memory; then remove "
-            "and rescan it on the PCI bus, or power the computer off and on",
+            f"{where} {LOST}",
             grave=True,
         )
     elif shown.throttle_level:
@@ -154,10 +159,14 @@ def slowed(device: Device, slowdown: float) -> Finding | None:
     """What its own latency tells of an Edge TPU; a stick shows its heat in no other way."""
     if device.kind != "edgetpu" or slowdown < SLOWED:
         return None
+    why = "it is throttled by heat, so cool it, or the computer has too much else to do"
+    if slowdown > 1.5 * THROTTLED_MOST:  # its best was measured with the computer's help, too
+        why = (
+            "heat does no such thing: the computer has too much else to do, or the device fails; "
+            "restart Reef, and if it stays so, power the computer off and on"
+        )
     return Finding(
-        "slowed",
-        f"{device.id} takes {slowdown:.1f} times as long as at its best: it is throttled by heat, "
-        "so cool it, or the computer has too much else to do",
+        "slowed", f"{device.id} takes {slowdown:.1f} times as long as at its best: {why}"
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from app.devices import link
 from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
-from app.devices.supervisor import Served
+from app.devices.served import Served
 from app.models import Catalogue
 from app.selftest import SelfTest, check_sane
 from tests.support import wait_for
@@ -112,7 +112,8 @@ def test_a_pid_that_another_process_has_by_now_holds_nothing(
     start: Callable[..., Link], tmp_path: Path
 ) -> None:
     (tmp_path / "run").mkdir()
-    kernel_threads = [each.pid for each in psutil.process_iter() if not each.cmdline()]
+    processes = psutil.process_iter(["cmdline"])  # None where it has become a zombie
+    kernel_threads = [process.pid for process in processes if process.info["cmdline"] == []]
     for taken in (os.getppid(), *kernel_threads[:1]):
         (tmp_path / "run" / "cpu.lock").write_text(str(taken))
         process = start()

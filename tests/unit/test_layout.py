@@ -92,7 +92,6 @@ BELOW: dict[str, set[str]] = {
     "image": set(),
     "stages": set(),
     "tflite": set(),
-    "image": set(),
     "advice": {"image"},
     "settings": {"advice", "errors"},
     "logs": {"errors", "settings"},
@@ -106,7 +105,7 @@ BELOW: dict[str, set[str]] = {
     "detection": {"imaging", "models"},
     "selftest": {"errors", "detection", "imaging", "models"},
     "devices": {
-        *("advice", "detection", "errors", "fair", "manifest", "models", "selftest"),
+        *("advice", "detection", "errors", "fair", "logs", "manifest", "models", "selftest"),
         "settings",
     },
     "service": {
