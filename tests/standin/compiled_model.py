@@ -22,18 +22,24 @@ LABELS = tuple(f"byte{number}" for number in range(BYTES))
 BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
-def build(size: int = 32) -> bytes:
-    """The model's file, for pictures of `size` by `size` pixels."""
+def build(size: int = 32, *, finished: bool = False) -> bytes:
+    """The model's file, for pictures of `size` by `size` pixels.
+
+    `finished`: the Edge TPU gives detections, and nothing comes behind it on the CPU.
+    """
     graph = Graph()
     shape = (1, size, size, 3)
-    picture = graph.tensor("picture", shape, schema.TensorType.UINT8, scale=1 / 255)
-    boxes = graph.tensor("raw boxes", (1, BYTES, 4))
-    scores = graph.tensor("class scores", (1, BYTES, BYTES))
     custom = schema.BuiltinOperator.CUSTOM
-    graph.operator(custom, [picture], [boxes, scores], custom=("edgetpu-custom-op", b"compiled"))
-    anchors = graph.tensor("anchors", (BYTES, 4), constant=_anchors())
+    picture = graph.tensor("picture", shape, schema.TensorType.UINT8, scale=1 / 255)
     shapes = ((1, BYTES, 4), (1, BYTES), (1, BYTES), (1,))
     outputs = [graph.tensor(name, shape) for name, shape in zip(OUTPUTS, shapes, strict=True)]
+    if finished:
+        graph.operator(custom, [picture], outputs, custom=("edgetpu-custom-op", b"compiled"))
+        return graph.finish([picture], outputs) + pack_labels(LABELS)
+    boxes = graph.tensor("raw boxes", (1, BYTES, 4))
+    scores = graph.tensor("class scores", (1, BYTES, BYTES))
+    graph.operator(custom, [picture], [boxes, scores], custom=("edgetpu-custom-op", b"compiled"))
+    anchors = graph.tensor("anchors", (BYTES, 4), constant=_anchors())
     options = flexbuffers.Dumps(
         {
             "max_detections": BYTES,
@@ -53,9 +59,9 @@ def build(size: int = 32) -> bytes:
     return graph.finish([picture], outputs) + pack_labels(LABELS)
 
 
-def write(path: Path, size: int = 32) -> Path:
+def write(path: Path, size: int = 32, *, finished: bool = False) -> Path:
     """Write the model that `build` makes; returns `path`."""
-    path.write_bytes(build(size))
+    path.write_bytes(build(size, finished=finished))
     return path
 
 
