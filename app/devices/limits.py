@@ -10,6 +10,8 @@ from app.devices.discovery import Bus
 
 START_LIMIT_S: Mapping[Bus, float] = {"pci": 15.0, "usb": 40.0, "cpu": 60.0}
 """Loading, and the first inference after it; a USB stick is reset and opened up to 25 times."""
+OPEN_LIMIT_S: Mapping[Bus, float] = {**START_LIMIT_S, "pci": 30.0}
+"""Opening: the driver gives a dead card's chip 12 s to leave its reset, and perhaps 12 more."""
 
 HANG_FACTOR = 20
 HANG_FLOOR_S = 0.5

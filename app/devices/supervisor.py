@@ -21,7 +21,7 @@ from app.devices import causes, link, telemetry
 from app.devices.causes import Stage
 from app.devices.discovery import Device
 from app.devices.job import Inference, Job
-from app.devices.limits import START_LIMIT_S, Backoff, BusyShare, Timings
+from app.devices.limits import OPEN_LIMIT_S, START_LIMIT_S, Backoff, BusyShare, Timings
 from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
 from app.devices.status import DeviceStatus, State
 from app.devices.telemetry import Finding, Sighting, Telemetry
@@ -164,6 +164,8 @@ class Supervisor:
         self._findings: tuple[Finding, ...] = ()
         self._hindrance: Hindrance | None = None
         self._slow_told = False
+        self._throttled: tuple[Finding, ...] = ()
+        self._unloadable: dict[str, str] = {}  # why, by the model's name
         self._absent_since: float | None = None
         self._stage: Stage = ""
         self._link: Link | None = None
@@ -210,7 +212,8 @@ class Supervisor:
             return False
         self._absent_since = None
         self.device = sighting.device
-        self._telemetry, self._findings = sighting.telemetry, sighting.findings
+        self._telemetry = sighting.telemetry
+        self._findings = sighting.findings + self._throttled
         if slow := telemetry.slowed(self.device, self._slowdown):
             self._findings += (slow,)
             if not self._slow_told:
@@ -272,7 +275,11 @@ class Supervisor:
     def can_run(self, model: Model) -> bool:
         """Whether the device has the model."""
         variant = model.variants.get(self.device.kind)
-        return variant is not None and variant.name in self._models
+        return (
+            variant is not None
+            and variant.name in self._models
+            and variant.name not in self._unloadable
+        )
 
     @property
     def free_slots(self) -> int:
@@ -366,6 +373,7 @@ class Supervisor:
             self._state, self._ready_at, self._stage = "starting", 0.0, ""
             self._reason = f"is being started again: {self._down}" if self._down else STARTING
             self._setup = self._make_setup()  # its node may have another name than last time
+            self._unloadable = {}
         try:
             started = self._start_process(self._setup)
         except OSError as error:
@@ -373,7 +381,7 @@ class Supervisor:
         with self._owner.lock:
             self._link = started
         self._await_ready(started)
-        for served in self._models.values():
+        for served in self._loaded:
             self._prove(started, served)
         now = time.monotonic()
         with self._owner.lock:
@@ -381,7 +389,8 @@ class Supervisor:
             self._ready_at = self._answered = now
             self._failed_in_a_row = 0
             self._free = list(range(self._setup.slots))
-        log.info("%s: ready: %s on %s", self.device.id, ", ".join(self._models), self._runtime)
+        names = ", ".join(served.variant.name for served in self._loaded)
+        log.info("%s: ready: %s on %s", self.device.id, names, self._runtime)
         self._owner.became_ready()
 
     def _make_setup(self) -> Setup:
@@ -405,26 +414,51 @@ class Supervisor:
             message = self._receive(started)
             if message is None:
                 if time.monotonic() > deadline:
-                    what = "open" if self._stage == "device" else "load its models"
-                    raise DeviceDown("start", f"did not {what} within {limit_s:g} s")
+                    raise DeviceDown("start", self._why_slow(started, limit_s))
                 continue
             match message["event"]:
                 case "waiting":  # for as long as it takes: a second open could kill the first
                     deadline = time.monotonic() + limit_s
-                    reason = f"waits for process {message['holder']}, which has the device"
+                    holder = message["holder"]
+                    who = f"process {holder}" if holder else "another process"
+                    reason = f"waits for {who}, which has the device"
                     if self._reason != reason:
                         log.warning("%s: %s", self.device.id, reason)
                     with self._owner.lock:
                         self._reason = reason
                 case "loading":
-                    deadline = time.monotonic() + limit_s
                     self._stage = message["stage"]
+                    limits = OPEN_LIMIT_S if self._stage == "device" else START_LIMIT_S
+                    limit_s = limits[self.device.bus]
+                    deadline = time.monotonic() + limit_s
+                case "unloadable":
+                    name = message["model"]
+                    why = causes.why_left_out(name, message["reason"], self.device.bus)
+                    log.warning("%s: %s", self.device.id, why)
+                    with self._owner.lock:
+                        self._unloadable[name] = why
                 case "fatal":
                     raise DeviceDown("load", self._why_not_loaded(started, message))
                 case "ready":
                     self._stage = "ready"
                     self._runtime = message["runtime"]
+                    self._look_for_throttling(started)
                     return
+
+    @property
+    def _loaded(self) -> list[Served]:
+        """The models that the process could load."""
+        return [each for name, each in self._models.items() if name not in self._unloadable]
+
+    def _look_for_throttling(self, started: Link) -> None:
+        """libedgetpu tells at the opening what it makes of REEF_USB_PERFORMANCE=max."""
+        why = causes.why_not_max(started.last_words())
+        if why and not self._throttled:
+            log.warning("%s %s", self.device.id, why)
+        with self._owner.lock:
+            says = f"{self.device.id} {why}"
+            self._throttled = (Finding("usb_performance", says),) if why else ()
+            self._findings = (*self._findings, *self._throttled)
 
     def _prove(self, started: Link, served: Served) -> None:
         """Infer twice, as the first is slower than all others, and check the answer."""
@@ -501,12 +535,15 @@ class Supervisor:
 
     def _test_if_idle(self) -> None:
         if self._free and not self._runs and self._answered + self._idle_test_s < time.monotonic():
-            served = next(iter(self._models.values()))
+            served = self._loaded[0]
             self._send(served, None, served.selftest.tensor)
 
     def _bring_down(self, down: DeviceDown) -> None:
         if self._closing.is_set():
             return
+        if self._link and down.kind in ("hang", "invoke", "selftest"):
+            words = self._link.last_words()
+            down = DeviceDown(down.kind, causes.why_failed(str(down), words, self.device.bus))
         now = time.monotonic()
         with self._owner.lock:
             self._state, self._reason, self._down = "starting", str(down), down
@@ -579,8 +616,7 @@ class Supervisor:
         except LinkClosed as closed:
             status = started.process.returncode if started.reaped(1.0) else None
             words = started.last_words()
-            on_edgetpu = self.device.kind == "edgetpu"
-            ended = causes.why_ended(self._stage, status, words, on_edgetpu)
+            ended = causes.why_ended(self._stage, status, words, self.device.bus)
             raise DeviceDown("died", ended) from closed
         if self._closing.is_set() and not self._ready_at:
             raise DeviceDown("stopped", "was stopped while it was being started")
@@ -603,5 +639,13 @@ class Supervisor:
             message["stage"],
             message["reason"],
             started.last_words(),
-            on_edgetpu=self.device.kind == "edgetpu",
+            self.device.bus,
+        )
+
+    def _why_slow(self, started: Link, limit_s: float) -> str:
+        words = started.last_words()
+        if self._stage == "device":
+            return causes.why_slow(f"did not open within {limit_s:g} s", words, self.device.bus)
+        return causes.why_failed(
+            f"did not load its models within {limit_s:g} s", words, self.device.bus
         )
