@@ -244,7 +244,7 @@ def _library(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
         return
     if ran.returncode:
         words = ran.stderr.splitlines()
-        ended = causes.why_ended("library", ran.returncode, words, on_edgetpu=True)
+        ended = causes.why_ended("library", ran.returncode, words, None)
         yield Finding(
             "runtime", "error", f"TensorFlow Lite and libedgetpu can't be loaded: {ended}"
         )

@@ -122,6 +122,7 @@ def build_pool(
         expect_edgetpu=discovery.choose(settings.devices).asks_for_edgetpu,
         library=settings.libedgetpu,
         usb_performance=settings.usb_performance,
+        host_root=settings.host_root,
     )
     pool.update(sightings(settings))
     return pool

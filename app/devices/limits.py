@@ -9,6 +9,8 @@ from app.devices.discovery import Bus
 
 START_LIMIT_S: Mapping[Bus, float] = {"pci": 15.0, "usb": 40.0, "cpu": 60.0}
 """Loading, and the first inference after it; a USB stick is reset and opened up to 25 times."""
+OPEN_LIMIT_S: Mapping[Bus, float] = {**START_LIMIT_S, "pci": 30.0}
+"""Opening: the driver gives a dead card's chip 12 s to leave its reset, and perhaps 12 more."""
 START_USUAL_S: Mapping[Bus, float] = {"pci": 5.0, "usb": 15.0, "cpu": 15.0}
 """A device that is being started for longer is no hope for a picture that waits."""
 HELD_USUAL_S = 2.0

@@ -1,4 +1,4 @@
-"""What lies between the server and a device process: shared memory, a socket pair, its stderr.
+"""What lies between the server and a device process: shared memory, and a socket pair.
 
 Tensors travel through shared memory, which has more slots than the device runs inferences at a
 time, so that the next tensor lies ready when one ends. Control travels as JSON, one message a
@@ -16,7 +16,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.devices.words import Words
+
 MAX_MESSAGE = 64 * 1024
 ALIGNMENT = 64
-STDERR_LINES = 40
-MAX_LINE = 4096
-LISTEN_EVERY_S = 0.25
-READS = 16  # of a pipe's whole content, at a time
+RECEIVE_S = 0.25  # how exactly `Link.receive` keeps to its time
+USB_TIMEOUT_MILLIS = "3000"
+"""What libedgetpu waits for a stick that takes no data, before it says so and aborts; by itself it
+is 6 s, more than an inference may take here, so that the cause would never be heard."""
 ROOT = Path(__file__).parent.parent.parent
 
 Message = dict[str, Any]
@@ -78,6 +79,8 @@ class Setup:
     node: str = ""
     library: str = ""
     performance: str = "default"
+    root: str = "/"
+    """Below it lies the host's /sys."""
 
     @property
     def lanes(self) -> int:
@@ -157,28 +160,24 @@ class Link:
         with contextlib.ExitStack() as undo:
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.enter_context(self._control)
+            self._words = Words()
+            undo.callback(self._words.close)
             memory = os.memfd_create(f"reef-{setup.device}")
-            with theirs, os.fdopen(memory):
+            with theirs, os.fdopen(memory), os.fdopen(self._words.writer, "wb") as prints:
                 self.slots = SharedSlots(memory, setup)
                 undo.callback(self.slots.close)
                 self.process = subprocess.Popen(
                     [*command, str(theirs.fileno()), str(memory)],
                     stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
+                    stdout=prints,
+                    stderr=prints,
                     pass_fds=(theirs.fileno(), memory),
                     env=dict(environ),
                     process_group=0,  # out of reach of the terminal's Ctrl-C
                 )
             undo.pop_all()  # from here on `end` and `close` do it
-        assert self.process.stdout is not None  # noqa: S101 - for the type checker
-        self._said = self.process.stdout
-        os.set_blocking(self._said.fileno(), False)
-        self._lines: deque[str] = deque(maxlen=STDERR_LINES)
-        self._partial = b""
-        self._heard = time.monotonic()
         # The kernel's timeout: one call a message, where waiting for two files would take two.
-        patience = struct.pack("ll", 0, int(1e6 * LISTEN_EVERY_S))  # struct timeval
+        patience = struct.pack("ll", 0, int(1e6 * RECEIVE_S))  # struct timeval
         self._control.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         with contextlib.suppress(LinkClosed):  # `receive` tells
             self.send(setup.to_message())
@@ -186,13 +185,13 @@ class Link:
     def send(self, message: Message) -> None:
         """Send one message. Raises LinkClosed if nobody is there to take it."""
         try:
-            self._control.send(json.dumps(message).encode())
+            self._control.send(packed(message))
         except OSError as error:
             raise LinkClosed(str(error)) from error
 
     def receive(self, timeout_s: float) -> Message | None:
         """The next message, or None when there is none in time; that is looked at every
-        LISTEN_EVERY_S. Raises LinkClosed at the end."""
+        RECEIVE_S. Raises LinkClosed at the end."""
         deadline = time.monotonic() + timeout_s
         while True:
             packet: bytes | None = None
@@ -202,21 +201,17 @@ class Link:
                 pass
             except OSError as error:
                 raise LinkClosed(str(error)) from error
-            now = time.monotonic()
-            if now - self._heard >= LISTEN_EVERY_S:
-                self._listen()
             if packet:
                 message: Message = json.loads(packet)
                 return message
             if packet is not None:
                 raise LinkClosed("the device process ended")
-            if now >= deadline:
+            if time.monotonic() >= deadline:
                 return None
 
     def last_words(self) -> list[str]:
         """The last lines that the process, or a library in it, wrote to stdout or stderr."""
-        self._listen()
-        return [*self._lines, *([self._partial.decode(errors="replace")] if self._partial else [])]
+        return self._words.last()
 
     def end(self, grace_s: float) -> None:
         """Close our end, which ends the process, and kill it after `grace_s` seconds.
@@ -239,22 +234,8 @@ class Link:
 
     def close(self) -> None:
         """Free what is left once the process is gone."""
-        self._said.close()
+        self._words.close()
         self.slots.close()
-
-    def _listen(self) -> None:
-        """Take what the process wrote, or the pipe would be full and the process stand still."""
-        self._heard = time.monotonic()
-        for _ in range(READS):  # even if it never stops talking
-            try:
-                said = os.read(self._said.fileno(), MAX_MESSAGE)
-            except BlockingIOError:
-                return
-            if not said:
-                return
-            *lines, rest = (self._partial + said).split(b"\n")
-            self._partial = rest[-MAX_LINE:]
-            self._lines.extend(line.decode(errors="replace") for line in lines if line.strip())
 
 
 def command() -> list[str]:
@@ -265,7 +246,20 @@ def command() -> list[str]:
 def environment() -> dict[str, str]:
     """A device process's environment: ours, and where to find Reef's code."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+    return {
+        "USB_TIMEOUT_MILLIS": USB_TIMEOUT_MILLIS,
+        **os.environ,
+        "PYTHONPATH": path,
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def packed(message: Message) -> bytes:
+    """A message as one packet. Raises ValueError if the other end would get only part of it."""
+    packet = json.dumps(message).encode()
+    if len(packet) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(packet)} bytes")
+    return packet
 
 
 def _aligned(size: int) -> int:

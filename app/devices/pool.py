@@ -52,6 +52,7 @@ class Pool:
         expect_edgetpu: bool = False,
         library: str = "libedgetpu.so.1",
         usb_performance: str = "default",
+        host_root: Path = Path("/"),
     ) -> None:
         """Nothing is started before `start`. `on_ready` is called when the default model is.
 
@@ -80,6 +81,7 @@ class Pool:
             start_process=start_process,
             library=library,
             usb_performance=usb_performance,
+            host_root=host_root,
         )
         self.update([Sighting(device) for device in devices])
 

@@ -14,7 +14,7 @@ def main(library: str) -> int:
     found: dict[str, object] = {"runtime": runtime.describe()}
     try:
         loaded = runtime.EdgeTpuLibrary(library)
-        found |= {"libedgetpu": loaded.version, "devices": loaded.devices()}
+        found |= {"libedgetpu": loaded.version, "devices": loaded.paths()}
     except (AttributeError, OSError) as error:
         found["error"] = str(error)
     print(json.dumps(found))  # noqa: T201 - that is what it is for

@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from app.devices.link import ModelFile
 
 try:
-    from ai_edge_litert.interpreter import Interpreter, load_delegate
+    from ai_edge_litert.interpreter import Interpreter
 
     RUNTIME = "ai-edge-litert"
 except ImportError:  # armv7 has only the project's older name
-    from tflite_runtime.interpreter import Interpreter, load_delegate
+    from tflite_runtime.interpreter import Interpreter
 
     RUNTIME = "tflite-runtime"
 
@@ -26,10 +27,22 @@ def describe() -> str:
     return f"{RUNTIME} {version(RUNTIME)}"
 
 
+BUSES = ("pci", "usb")  # `enum edgetpu_device_type` of edgetpu_c.h
+QUIET, TALKATIVE, TELLS_PERFORMANCE = 0, 1, 2
+"""Verbosities. Errors come at each. From 1 on it says why it can't list or open a device, and
+prints a line for every KiB that a stick gives; at 2 it says how fast a stick will run."""
+
+
 class _Listed(ctypes.Structure):
     """`struct edgetpu_device` of edgetpu_c.h."""
 
     _fields_ = (("type", ctypes.c_int), ("path", ctypes.c_char_p))
+
+
+class _Option(ctypes.Structure):
+    """`struct edgetpu_option` of edgetpu_c.h."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_char_p))
 
 
 class EdgeTpuLibrary:
@@ -39,50 +52,81 @@ class EdgeTpuLibrary:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
         self._library = ctypes.CDLL(name)
         self._library.edgetpu_version.restype = ctypes.c_char_p
         self._library.edgetpu_list_devices.restype = ctypes.POINTER(_Listed)
         self._library.edgetpu_list_devices.argtypes = (ctypes.POINTER(ctypes.c_size_t),)
         self._library.edgetpu_free_devices.argtypes = (ctypes.POINTER(_Listed),)
-        self._library.edgetpu_verbosity(1)
+        self._library.edgetpu_create_delegate.restype = ctypes.c_void_p
+        self._library.edgetpu_create_delegate.argtypes = (
+            ctypes.c_int,
+            ctypes.c_char_p,
+            ctypes.POINTER(_Option),
+            ctypes.c_size_t,
+        )
+        self._library.edgetpu_free_delegate.argtypes = (ctypes.c_void_p,)
 
     @property
     def version(self) -> str:
         """As its build labelled itself."""
         return str(self._library.edgetpu_version().decode(errors="replace"))
 
-    def devices(self) -> list[tuple[str, str]]:
-        """Bus (`pci` or `usb`) and node (`apex_0`, `2-1`) of each device, in libedgetpu's order.
+    def paths(self) -> list[tuple[str, str]]:
+        """Bus (`pci` or `usb`) and path (`/dev/apex_0`, `/sys/bus/usb/devices/2-1`) of each device,
+        in libedgetpu's order, which is none.
 
         It opens none of them.
         """
+        self._library.edgetpu_verbosity(TALKATIVE)
         number = ctypes.c_size_t()
         listed = self._library.edgetpu_list_devices(ctypes.byref(number))
         try:
-            return [
-                (("pci", "usb")[each.type], PurePath(each.path.decode()).name)
-                for each in listed[: number.value]
-            ]
+            return [(BUSES[each.type], each.path.decode()) for each in listed[: number.value]]
         finally:
             if number.value:
                 self._library.edgetpu_free_devices(listed)
+            self._library.edgetpu_verbosity(QUIET)
 
-    def open(self, bus: str, node: str, performance: str = "default") -> Any:
-        """Open a device; returns the delegate that runs models on it. It may take seconds, during
-        which the GIL is held.
+    def open(self, bus: str, node: str, performance: str = "default") -> "EdgeTpuDelegate":
+        """Open a device, `apex_0` or `2-1`; returns the delegate that runs models on it. It may
+        take half a minute. `performance` is for sticks: `low`, `medium`, `high`, `max`.
 
-        A device is named by its place among those of its bus, which changes when a stick gets its
-        firmware: nobody else may open a device of that bus meanwhile. Raises ValueError: if it is
-        not listed, and, without saying why, if it can't be opened.
+        Raises ValueError: if it is not listed, and, without saying why, if it can't be opened.
         """
-        places = [each for of_bus, each in self.devices() if of_bus == bus]
-        if node not in places:
-            raise ValueError(f"libedgetpu lists {places or 'nothing'} on {bus}, not {node}")
-        options = {"device": f"{bus}:{places.index(node)}"}
+        paths = [path for of_bus, path in self.paths() if of_bus == bus]
+        path = next((each for each in paths if PurePath(each).name == node), None)
+        if path is None:
+            raise ValueError(f"libedgetpu lists {paths or 'nothing'} on {bus}, not {node}")
+        told: list[_Option] = []
         if bus == "usb" and performance != "default":
-            options["Performance"] = performance.capitalize()
-        return load_delegate(self._name, options)
+            told = [_Option(b"Performance", performance.capitalize().encode())]
+        options = (_Option * len(told))(*told)
+        self._library.edgetpu_verbosity(TELLS_PERFORMANCE if told else TALKATIVE)
+        pointer = self._library.edgetpu_create_delegate(
+            BUSES.index(bus), path.encode(), options, len(told)
+        )
+        self._library.edgetpu_verbosity(QUIET)
+        if pointer is None:
+            raise ValueError(f"libedgetpu can't open {path}")
+        return EdgeTpuDelegate(pointer, self._library.edgetpu_free_delegate)
+
+
+class EdgeTpuDelegate:
+    """An open device, as TensorFlow Lite's Interpreter takes it: in place of what its own
+    `load_delegate` returns, which can't open a device by its path.
+
+    It is closed with the last interpreter that has it.
+    """
+
+    def __init__(self, pointer: int, free: Callable[[int], None]) -> None:
+        self._pointer = pointer
+        self._free = free
+
+    def __del__(self) -> None:
+        self._free(self._pointer)
+
+    def _get_native_delegate_pointer(self) -> int:
+        return self._pointer
 
 
 class Engine:
@@ -93,7 +137,9 @@ class Engine:
     Raises ValueError if the file has changed, and what LoadedModel raises.
     """
 
-    def __init__(self, file: ModelFile, threads: int, delegate: Any = None) -> None:
+    def __init__(
+        self, file: ModelFile, threads: int, delegate: EdgeTpuDelegate | None = None
+    ) -> None:
         with open(file.path, "rb") as model:
             if hashlib.file_digest(model, "sha256").hexdigest() != file.sha256:
                 raise ValueError(f"{file.path} has changed since Reef started; restart Reef")
@@ -111,7 +157,10 @@ class LoadedModel:
     tensors are not those that its file declares.
     """
 
-    def __init__(self, model: ModelFile, threads: int, delegate: Any = None) -> None:
+    def __init__(
+        self, model: ModelFile, threads: int, delegate: EdgeTpuDelegate | None = None
+    ) -> None:
+        self._failures = ""
         self._interpreter: Any = Interpreter(
             model.path,
             num_threads=threads,
@@ -142,7 +191,11 @@ class LoadedModel:
         """
         converted = self._convert(tensor, *self._normalisation)
         self._interpreter.set_tensor(self._input, converted)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:  # its text begins with those of all failures before
+            before, self._failures = self._failures, str(error)
+            raise RuntimeError(self._failures.removeprefix(before)) from None
         start = 0
         for index, size in self._outputs:
             outputs[start : start + size] = self._interpreter.get_tensor(index).reshape(size)

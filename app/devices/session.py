@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from app.detection import Outputs
 from app.devices import causes
 from app.devices.causes import Stage
+from app.devices.discovery import Device
 from app.devices.job import Job
-from app.devices.limits import FailureShare
+from app.devices.limits import OPEN_LIMIT_S, START_LIMIT_S, FailureShare
 from app.devices.link import Link, LinkClosed, Message, Setup
 from app.devices.served import Served
 from app.devices.timings import TICK_S, RunningTime, Timings
@@ -55,16 +56,16 @@ class Session:
 
     def __init__(
         self,
+        device: Device,
         link: Link,
         setup: Setup,
         models: Mapping[str, Served],
         timings: Mapping[str, Timings],
         *,
-        limit_s: float,
         closing: threading.Event,
     ) -> None:
-        """`models` and `timings` by the variant's name; `limit_s`: what each step of loading, and
-        an inference of the proof, may take; `closing`: nobody needs the process any more."""
+        """`models` and `timings` by the variant's name; `closing`: nobody needs the process any
+        more."""
         self.link = link
         self.refused: dict[str, str] = {}
         """Why some models are not served, by the variant's name."""
@@ -74,15 +75,17 @@ class Session:
         self.free: list[int] = []
         self.runs: dict[int, Run] = {}  # by slot, in the order of their sending
         self.runtime = ""
+        self.throttled = ""
+        """Why a stick runs slower than it was asked to; else empty."""
         self.loaded = ""
         """The model whose parameters the chip holds after the last run."""
         self._models = models
         self._setup = setup
         self._timings = timings
         self._closing = closing
-        self._limit_s = limit_s
+        self._device = device
         self._stage: Stage = ""
-        self._proving = ""  # the model that the process is busy with before there are jobs
+        self._busy = ""  # the model that the process loads or proves
         self._clock = RunningTime()
         self._first_outputs: dict[str, Outputs] = {}
         """What each known picture gave when the device was proven."""
@@ -94,34 +97,40 @@ class Session:
 
         `tick` is called now and then; `wait` is told why it waits. Raises DeviceDown.
         """
-        deadline = self._clock.look(time.monotonic()) + self._limit_s
+        bus = self._device.bus
+        limit_s = START_LIMIT_S[bus]
+        since = self._clock.look(time.monotonic())  # the step that it is at
         while True:
             message = self._receive()
             now = self._clock.at(time.monotonic())
             tick()
             if message is None:
-                if now > deadline:
+                if now > since + limit_s:
                     what = "open" if self._stage == "device" else "load its models"
-                    raise DeviceDown("start", f"did not {what} within {self._limit_s:g} s")
+                    raise DeviceDown("start", f"did not {what} within {limit_s:g} s", self._busy)
                 continue
+            since = now
             match message["event"]:
                 case "waiting":  # for as long as it takes: a second open could kill the first
-                    deadline = now + self._limit_s
-                    wait(f"waits for process {message['holder']}, which has the device")
+                    holder = message["holder"]
+                    who = f"process {holder}" if holder.isdigit() else holder or "another process"
+                    wait(f"waits for {who}, which has the device")
                 case "loading":
-                    deadline = now + self._limit_s
-                    self._stage = message["stage"]
+                    self._stage, self._busy = message["stage"], message["model"]
+                    limit_s = (OPEN_LIMIT_S if self._stage == "device" else START_LIMIT_S)[bus]
                 case "unloadable":
-                    reason = self._why_not_loaded("model", message["reason"])
-                    self.refused[message["model"]] = reason
-                    deadline = now + self._limit_s
+                    name = message["model"]
+                    self.refused[name] = causes.why_left_out(message["reason"], bus)
                 case "fatal":
                     self.link.reaped(EXIT_GRACE_S)  # then all of its words are here
-                    reason = self._why_not_loaded(message["stage"], message["reason"])
-                    raise DeviceDown("load", reason)
+                    stage, reason = message["stage"], message["reason"]
+                    words = self.link.last_words()
+                    why = causes.why_not_loaded(stage, reason, words, bus)
+                    raise DeviceDown("load", reason if stage == "lock" else why)
                 case "ready":
-                    self._stage = "ready"
+                    self._stage, self._busy = "ready", ""
                     self.runtime = message["runtime"]
+                    self.throttled = causes.why_not_max(self.link.last_words())
                     return
 
     def prove(self) -> None:
@@ -156,13 +165,14 @@ class Session:
     def _infer(self, served: Served) -> float:
         """Run the known picture; returns the inference's seconds."""
         name = served.file.name
-        self._proving = name
+        self._busy = name
         self.link.slots.put(0, served.file, served.selftest.tensor)
         self._invoke(0, served)
-        deadline = self._clock.look(time.monotonic()) + self._limit_s
+        limit_s = START_LIMIT_S[self._device.bus]
+        deadline = self._clock.look(time.monotonic()) + limit_s
         while (message := self._receive()) is None:
             if self._clock.at(time.monotonic()) > deadline:
-                hung = f"hung in its self-test for more than {self._limit_s:.1f} s"
+                hung = f"hung in its self-test for more than {limit_s:.1f} s"
                 raise DeviceDown("hang", hung, name)
         self.loaded = name
         if message["event"] == "failed":
@@ -174,7 +184,7 @@ class Session:
     def admit(self) -> None:
         """From now on it takes jobs."""
         self.free = list(range(self._setup.slots))
-        self._proving = ""
+        self._busy = ""
 
     def withdraw(self) -> list[Run]:
         """It takes no more jobs; returns what it was busy with."""
@@ -191,7 +201,7 @@ class Session:
         try:
             message = self.link.receive(TICK_S)
         except LinkClosed as closed:
-            raise DeviceDown("died", "its process has ended", self._proving) from closed
+            raise DeviceDown("died", "its process has ended", self._busy) from closed
         self._clock.look(time.monotonic())
         return message
 
@@ -247,17 +257,23 @@ class Session:
 
     def explain(self, down: DeviceDown) -> DeviceDown:
         """The same failure with what the process's end tells of it."""
-        if down.kind != "died":
-            return down
-        status, words = self.link.process.poll(), self.link.last_words()
-        why = causes.why_ended(self._stage, status, words, self._on_edgetpu)
+        words, bus = self.link.last_words(), self._device.bus
+        match down.kind:
+            case "died":
+                why = causes.why_ended(self._stage, self.link.process.poll(), words, bus)
+            case "start" if self._stage == "device":
+                why = causes.why_slow(str(down), words, bus)
+            case "start" | "hang" | "invoke" | "selftest":
+                why = causes.why_failed(str(down), words, bus)
+            case _:
+                return down
         return DeviceDown(down.kind, why, down.model)
 
     # ------------------------------------------------------------ small things
 
     @property
     def _on_edgetpu(self) -> bool:
-        return self._setup.kind == "edgetpu"
+        return self._device.kind == "edgetpu"
 
     def _receive(self) -> Message | None:
         """The same before there are jobs."""
@@ -276,8 +292,3 @@ class Session:
     def _invoke(self, slot: int, served: Served) -> None:
         with contextlib.suppress(LinkClosed):  # `receive` meets it too
             self.link.send({"slot": slot, "model": served.file.name})
-
-    def _why_not_loaded(self, stage: Stage, reason: str) -> str:
-        if stage == "lock":
-            return reason
-        return causes.why_not_loaded(stage, reason, self.link.last_words(), self._on_edgetpu)

@@ -18,7 +18,6 @@ from app.devices.limits import (
     ABSENCE_S,
     GOOD_SERVICE_S,
     HELD_USUAL_S,
-    START_LIMIT_S,
     START_USUAL_S,
     Backoff,
 )
@@ -104,6 +103,7 @@ class Supervisor:
         start_process: Callable[[Setup], Link],
         library: str,
         usb_performance: str,
+        host_root: Path,
     ) -> None:
         """`models`: what the device serves, by the variant's name."""
         self.device = device
@@ -112,6 +112,7 @@ class Supervisor:
         self._run_dir = run_dir
         self._library = library
         self._usb_performance = usb_performance
+        self._host_root = host_root
         self._test_every_s = test_every_s
         self._start_process = start_process
         self._condition = Condition.starting(STARTING, time.monotonic(), START_USUAL_S[device.bus])
@@ -130,6 +131,7 @@ class Supervisor:
         # How it looks from outside.
         self._telemetry = Telemetry()
         self._findings: tuple[Finding, ...] = ()
+        self._throttled: tuple[Finding, ...] = ()
         self._slowness_logged = False
         self._hindrance: Hindrance | None = None
         self._absent_since: float | None = None
@@ -172,7 +174,8 @@ class Supervisor:
             self._begin_anew()
         self._absent_since = None
         self.device = sighting.device
-        self._telemetry, self._findings = sighting.telemetry, sighting.findings
+        self._telemetry = sighting.telemetry
+        self._findings = sighting.findings + self._throttled
         if slow := telemetry.slowed(self.device, self._slowdown):
             self._findings += (slow,)
             if not self._slowness_logged:
@@ -396,14 +399,7 @@ class Supervisor:
             process = self._start_process(setup)
         except OSError as error:
             raise DeviceDown("spawn", f"its process can't be started: {error}") from error
-        session = Session(
-            process,
-            setup,
-            models,
-            self._timings,
-            limit_s=START_LIMIT_S[self.device.bus],
-            closing=self._closing,
-        )
+        session = Session(self.device, process, setup, models, self._timings, closing=self._closing)
         session.refused.update(barred)
         with self._owner.lock:
             self._session = session
@@ -416,9 +412,15 @@ class Supervisor:
             self._runtime = session.runtime
             self._refused = session.refused
             self._condition = Condition.ready(now)
+            says = f"{self.device.id} {session.throttled}"
+            throttled = (Finding("usb_performance", says),) if session.throttled else ()
+            self._findings = (*self._findings, *throttled)
             session.admit()
         served = [name for name in self._models if name not in session.refused]
         log.info("%s: ready: %s on %s", self.device.id, ", ".join(served), session.runtime)
+        if throttled and not self._throttled:
+            log.warning("%s", says)
+        self._throttled = throttled
         for name, why in session.refused.items():
             log.error("%s: does not serve %s: %s", self.device.id, name, why)
         self._owner.became_ready()
@@ -445,6 +447,7 @@ class Supervisor:
             node=device.node,
             library=self._library,
             performance=self._usb_performance,
+            root=str(self._host_root),
         )
 
     def _while_starting(self) -> None:

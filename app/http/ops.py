@@ -74,7 +74,7 @@ def readiness(service: Service) -> dict[str, Any]:
         reason = service.pool.why_none(default)
     warnings = [warning for device in devices for warning in device.warnings]
     refusals = [
-        f"{device.id} does not run {name}: {why}"
+        f"{device.id} does not serve {name}: {why}"
         for device in devices
         for name, why in device.refused.items()
     ]

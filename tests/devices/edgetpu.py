@@ -55,6 +55,7 @@ class Rig:
             "run_dir": host.root / "run",
             "backoff_max_s": 0.2,
             "library": str(library),
+            "host_root": host.root,
             "expect_edgetpu": self.choice.asks_for_edgetpu,
         }
         self.pool = Pool([], served, **defaults | options)

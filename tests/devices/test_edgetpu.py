@@ -146,36 +146,6 @@ def test_a_stick_that_becomes_slow_is_thought_throttled_and_that_is_logged_once(
 # ---------------------------------------------------------------------------- why it can't be used
 
 
-WHY = [
-    # what the stand-in does, what is said
-    ("create=permission", "no permission to open it"),
-    ("create=busy", "another process has it"),
-    ("create=dead", "its node has no driver behind it"),
-    ("create=missing", "its node is not in this container"),
-    ("create=fail", "libedgetpu found no such device"),
-    ("create=newer", "compiled for a newer Edge TPU runtime"),
-    ("create=abort", "the stick was reset or pulled, or a second program opened it"),
-    ("invoke=fail", "failed its self-test"),
-    ("invoke=abort", "SIGABRT"),
-]
-
-
-@pytest.mark.parametrize(("behaviour", "said"), WHY)
-def test_each_reason_has_words_of_its_own(
-    host: Host, make_rig: MakeRig, behaviour: str, said: str
-) -> None:
-    host.add_pci()
-    host.behave(APEX, behaviour)
-    rig = make_rig(backoff_max_s=60.0).start("cpu")
-    wait_for(lambda: rig.state(PCI) == "waiting")
-    assert said in rig.status(PCI).reason
-    degraded = rig.pool.why_degraded(rig.served.default)
-    assert degraded.startswith("the CPU answers instead of an Edge TPU: ")
-    assert said in degraded
-    assert rig.infer() == "cpu"
-    assert rig.pool.is_degraded(rig.served.default, "cpu")
-
-
 def test_a_library_for_another_tensorflow_lite_is_told_from_a_broken_card(
     host: Host, make_rig: MakeRig, tmp_path: Path, edgetpu_library: Path
 ) -> None:

@@ -219,6 +219,36 @@ def test_while_another_process_has_the_only_device_pictures_are_refused_with_tha
     assert rig.infer() == PCI
 
 
+def test_a_stick_that_another_program_has_is_not_opened(
+    host: Host, make_rig: MakeRig, served_alone: Catalogue
+) -> None:
+    """To open it would reset it, and abort the other one."""
+    host.add_usb(PORT, LOADED)
+    interface = host.root / "sys/bus/usb/devices" / PORT / f"{PORT}:1.0"
+    interface.mkdir()
+    (interface / "driver").symlink_to("../../../../bus/usb/drivers/usbfs")
+    rig = make_rig(served_alone)
+    rig.pool.start()
+    wait_for(lambda: "waits for another program" in rig.status(USB).reason)
+    with pytest.raises(NoDevice, match="waits for another program, which has the device"):
+        rig.infer(within_s=60)
+    assert host.happened("opened") == []
+    (interface / "driver").unlink()
+    rig.wait(USB, "ready")
+
+
+def test_a_card_that_another_program_has_is_not_opened(
+    host: Host, make_rig: MakeRig, served_alone: Catalogue
+) -> None:
+    host.add_pci(is_device_owned="1", device_owner="812")
+    rig = make_rig(served_alone)
+    rig.pool.start()
+    wait_for(lambda: "another program (process 812 of the host)" in rig.status(PCI).reason)
+    assert host.happened("opened") == []
+    host.apex(is_device_owned="0", device_owner="0")
+    rig.wait(PCI, "ready")
+
+
 def test_a_device_that_hangs_at_its_opening_keeps_nobody_waiting(
     host: Host, make_rig: MakeRig, served_alone: Catalogue
 ) -> None:

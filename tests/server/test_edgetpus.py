@@ -4,7 +4,10 @@ import json
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -134,6 +137,41 @@ def test_a_killed_http_worker_leaves_no_device_to_two_processes(host: Host, star
     assert host.happened("double-open") == []
     image, expected = picture(3)
     assert compiled_model.hash_in(predict(server, image)[0]) == expected
+
+
+def test_a_server_that_stood_still_takes_no_device_for_hung(host: Host, start: Start) -> None:
+    """As in a virtual machine's snapshot: afterwards every limit has passed, of no device."""
+    host.add_pci()
+    host.behave("apex_0", "latency_us=30000")
+    server = start(PCI, "cpu")
+    image, expected = picture(4)
+    for _ in range(5):
+        predict(server, image)
+    processes = [
+        psutil.Process(server.worker),
+        *psutil.Process(server.worker).children(recursive=True),
+    ]
+    stop = threading.Event()
+
+    def ask_on() -> None:
+        while not stop.is_set():
+            assert compiled_model.hash_in(predict(server, image)[0]) == expected
+
+    with ThreadPoolExecutor(4) as clients:
+        asking = [clients.submit(ask_on) for _ in range(4)]
+        try:
+            for _ in range(4):
+                time.sleep(0.2)  # pictures are on their way
+                for process in processes:
+                    process.suspend()
+                time.sleep(1.0)  # twice as long as an inference may take
+                for process in processes:
+                    process.resume()
+        finally:
+            stop.set()
+        for client in asking:
+            client.result()
+    assert [device["failures"] for device in server.get("/devices")[1]["devices"]] == [{}, {}]
 
 
 def test_a_stop_closes_the_card_and_leaves_it_to_the_next(host: Host, start: Start) -> None:

@@ -35,7 +35,8 @@
  * gets finished detections. Other outputs are zeros.
  *
  * Compiled with -DOLD_STRUCT it is like Google's library of 2021, whose TfLiteRegistration lacks
- * the fields that TensorFlow Lite has read since 2.10.
+ * the fields that TensorFlow Lite has read since 2.10; with -DMAX_VARIANT it is the build that lets
+ * sticks run at Max.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -189,6 +190,8 @@ static const Behaviour OPENINGS[] = {
      "Deadline exceeded: USB error -6 [ClaimInterface]"},
     {"usb_stall", REFUSES, LIBUSB "USB error -9 [GetDeviceDescriptor]",
      "Unknown: USB error -9 [GetDeviceDescriptor]"},
+    {"usb_other", REFUSES, LIBUSB "USB error -1 [OpenDevice]",
+     "Unknown: USB error -1 [OpenDevice]"},
     {"map", ABORTS,
      "F port/default/port_from_tf/statusor.cc:38] Attempting to fetch value instead of handling "
      "error Failed precondition: Could not map pages : 10 (Device or resource busy)", NULL},
@@ -216,8 +219,15 @@ static const Behaviour INFERENCES[] = {
     {"spurious", ABORTS,
      "F driver/mmio_driver.cc:527] Non-OK-status: dma_scheduler_.NotifyRequestCompletion() status: "
      "Failed precondition: No active request to complete.", NULL},
+    {"unmap", ABORTS,
+     "F driver/single_tpu_request.cc:97] Non-OK-status: Cleanup() status: Failed precondition: "
+     "Could not unmap pages : 10 (Device or resource busy)", NULL},
     {"abort", ABORTS, STICK_GONE, NULL},
     {"usb_gone", ABORTS, STICK_GONE, NULL},
+    {"usb_held", HANGS, STICK_GONE, NULL}, /* it aborts, and the kernel does not let it go */
+    {"usb_memory", ABORTS,
+     "F driver/usb/usb_driver.cc:870] transfer on tag 1 failed. Abort. Resource exhausted: USB "
+     "error -11 [AsyncBulkOutTransfer]", NULL},
     {"usb_link", ABORTS,
      "F driver/usb/usb_driver.cc:802] [0-0] bulk out for header failed. Abort. Unknown: USB "
      "transfer error 1 [LibUsbDataOutCallback]", NULL},
@@ -730,6 +740,11 @@ static Delegate *open_device(const Found *found) {
 
 static bool takes_option(const char *name, const char *value) {
     event(value, name);
+#ifndef MAX_VARIANT
+    if (!strcmp(value, "Max") && verbosity >= 2)
+        say("I tflite/edgetpu_context_direct.cc:82] Performance expectation level Max is not "
+            "supported when USB connected EdgeTpu is throttled. Drop to High.");
+#endif
     if (strcmp(name, "Performance") || !strcmp(value, "Low") || !strcmp(value, "Medium") ||
         !strcmp(value, "High") || !strcmp(value, "Max"))
         return true;

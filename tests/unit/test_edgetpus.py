@@ -290,7 +290,7 @@ SAID = [
     ("Encountered unresolved custom op: edgetpu-custom-op.", "not_delegated"),
     ("Device open failed : -1 (Permission denied)", "permission"),
     ("Device open failed : -1 (Operation not permitted)", "busy"),
-    ("Could not map pages : 10 (Device or resource busy)", "busy"),
+    ("Could not map pages : 10 (Device or resource busy)", "unmapped"),
     ("Process 12 is opening a node held by 7", "busy"),
     ("Device open failed : -1 (No such device or address)", "dead_node"),
     ("Failed to stat /dev/apex_0: No such file or directory", "no_node"),
@@ -302,8 +302,8 @@ SAID = [
         "usb_gone",
     ),
     (
-        "transfer on tag 1 failed. Abort. Deadline exceeded: USB transfer error 2 "
-        "[LibUsbDataOutCallback]",
+        "F driver/usb/usb_driver.cc:859] transfer on tag 1 failed. Abort. Deadline exceeded: "
+        "USB transfer error 2 [LibUsbDataOutCallback]",
         "usb_power",
     ),
     ("[0-0] bulk out for header failed. Abort. Unknown: USB transfer error 1", "usb_link"),
@@ -328,7 +328,7 @@ def test_a_harmless_message_has_none() -> None:
 
 def test_a_crash_means_something_else_at_each_stage() -> None:
     def why(stage: causes.Stage, status: int | None) -> str:
-        return causes.why_ended(stage, status, [], on_edgetpu=True)
+        return causes.why_ended(stage, status, [], "pci")
 
     assert "built for another TensorFlow Lite" in why("model", -11)
     assert why("ready", -11) == "its process was killed by SIGSEGV"
