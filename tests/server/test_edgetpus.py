@@ -142,15 +142,13 @@ def test_a_killed_http_worker_leaves_no_device_to_two_processes(host: Host, star
 def test_a_server_that_stood_still_takes_no_device_for_hung(host: Host, start: Start) -> None:
     """As in a virtual machine's snapshot: afterwards every limit has passed, of no device."""
     host.add_pci()
-    host.behave("apex_0", "latency_us=30000")
+    host.behave("apex_0", "latency_us=100000")  # it hangs after 2 s
     server = start(PCI, "cpu")
     image, expected = picture(4)
     for _ in range(5):
         predict(server, image)
-    processes = [
-        psutil.Process(server.worker),
-        *psutil.Process(server.worker).children(recursive=True),
-    ]
+    worker = psutil.Process(server.worker)
+    processes = [worker, *worker.children(recursive=True)]
     stop = threading.Event()
 
     def ask_on() -> None:
@@ -160,11 +158,13 @@ def test_a_server_that_stood_still_takes_no_device_for_hung(host: Host, start: S
     with ThreadPoolExecutor(4) as clients:
         asking = [clients.submit(ask_on) for _ in range(4)]
         try:
-            for _ in range(4):
-                time.sleep(0.2)  # pictures are on their way
+            for _ in range(2):
+                time.sleep(0.3)  # pictures are on their way
                 for process in processes:
                     process.suspend()
-                time.sleep(1.0)  # twice as long as an inference may take
+                time.sleep(3.0)
+                worker.resume()
+                time.sleep(0.5)  # now it looks at its devices
                 for process in processes:
                     process.resume()
         finally:
