@@ -1,4 +1,5 @@
-"""What of one, two and four Edge TPUs' speed reaches clients: on stand-ins, which only sleep."""
+"""What of one, two and four Edge TPUs' speed reaches clients: on stand-ins, which only sleep. And
+whether a stick is held up by what libedgetpu prints about large outputs."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -19,20 +20,25 @@ CAMERA = (640, 480)
 CLIENTS_PER_CARD = 4
 ROUNDS = 8
 BLOCK_S = 3.0
+LARGE_KIB = 190  # the outputs of a 90-class SSD
 
 
 @dataclass
 class Case:
-    """So many cards, each of which takes so long for an inference."""
+    """So many cards, or sticks, each of which takes so long for an inference."""
 
     cards: int
     latency_ms: float
+    sticks: bool = False
+    more: str = ""
+    """What else the stand-in does."""
     turns: list["Turn"] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.cards} of {self.latency_ms:g} ms"
+        what = f"{self.cards} {'stick of' if self.sticks else 'of'}"
+        return f"{what} {self.latency_ms:g} ms {self.more}".strip()
 
     @property
     def rate(self) -> float:
@@ -79,6 +85,13 @@ class Turn:
 def devices(helpers: Helpers) -> Section:
     """Throughput at saturation."""
     cases = [Case(1, 7.0), Case(2, 7.0), Case(4, 7.0), Case(1, 2.5)]
+    outputs = (
+        "output_kib=0",
+        f"output_kib={LARGE_KIB}",
+        f"output_kib={LARGE_KIB} chunk_bytes=256",
+        f"warnings={LARGE_KIB}",
+    )
+    sticks = [Case(1, 7.0, sticks=True, more=more) for more in outputs]
     section = Section(
         "devices",
         "640x480 JPEGs to stand-in Edge TPUs, each client as soon as it is answered",
@@ -86,15 +99,21 @@ def devices(helpers: Helpers) -> Section:
         f"{available_cores()} cores; a stand-in sleeps for the time of its inference; medians of "
         "the quieter half of the blocks",
     )
-    for case in cases:
-        with standin.cards(case.cards, f"latency_us={1000 * case.latency_ms:.0f}") as (_, server):
+    for case in (*cases, *sticks):
+        numbers = (0, case.cards) if case.sticks else (case.cards, 0)
+        how = f"latency_us={1000 * case.latency_ms:.0f} {case.more}"
+        with standin.edgetpus(*numbers, how) as (_, server):
             _measure(helpers, server, case, section)
     one, two, four, fast = cases
+    silent, usb3, usb2, warning = sticks
     section.figures = [
         _share("one card of 7 ms: share of its 143/s", one, 95),
         Figure("two cards of 7 ms: times one", two.rate / one.rate, "x", None, 1.85, True),
         Figure("four cards of 7 ms: times one", four.rate / one.rate, "x"),
         _share("one card of 2.5 ms: share of its 400/s", fast, 90),
+        _beside(f"a stick with {LARGE_KIB} KiB of outputs: share of a silent one's", usb3, silent),
+        _beside("the same in chunks of 256 bytes, as on USB 2", usb2, silent),
+        _beside("a library that prints as much at every level", warning, silent),
     ]
     section.grids = [
         Grid(
@@ -108,13 +127,13 @@ def devices(helpers: Helpers) -> Section:
                     case.busy_percent,
                     *(case.stage_ms(stage) for stage in ("decode", "queue", "inference", "total")),
                 )
-                for case in cases
+                for case in (*cases, *sticks)
             ],
         ),
         Grid(
             "CPU in % of one core",
             ("cards", "HTTP process", "device processes", "clients", "of all cores"),
-            [_cpu_row(case) for case in cases],
+            [_cpu_row(case) for case in (*cases, *sticks)],
         ),
         Grid("what bounds it", ("cards", "bound"), [(case.name, _bound(case)) for case in cases]),
     ]
@@ -160,6 +179,10 @@ def _busy_s(server: Server) -> float:
 
 def _share(name: str, case: Case, least: float) -> Figure:
     return Figure(name, 100 * case.rate / case.possible, "%", None, least, True)
+
+
+def _beside(name: str, case: Case, silent: Case) -> Figure:
+    return Figure(name, 100 * case.rate / silent.rate, "%", None, 95, True)
 
 
 def _cpu_row(case: Case) -> tuple[str | float, ...]:

@@ -18,7 +18,7 @@ from bench.errors import CannotMeasure
 from bench.server import Server, ask, serving
 from tests import colour_model
 from tests.standin import compiled_model
-from tests.standin.host import Host, NoCompiler, library
+from tests.standin.host import LOADED, Host, NoCompiler, library
 
 SIDE = 320  # of the models' inputs, in pixels
 READY_LIMIT_S = 60.0
@@ -98,12 +98,21 @@ def host() -> Iterator[tuple[Host, dict[str, str]]]:
 @contextmanager
 def cards(number: int, how: str, **settings: str) -> Iterator[tuple[Host, Server]]:
     """A server with so many cards, all of which behave in one way; all are ready."""
+    with edgetpus(number, 0, how, **settings) as (made, server):
+        yield made, server
+
+
+@contextmanager
+def edgetpus(cards: int, sticks: int, how: str, **settings: str) -> Iterator[tuple[Host, Server]]:
+    """A server with so many cards and sticks, all of which behave in one way; all are ready."""
     with host() as (made, told):
         made.behave("default", how)
-        for card in range(number):
+        for card in range(cards):
             made.add_pci(card)
+        for stick in range(sticks):
+            made.add_usb(f"2-{stick + 1}", LOADED)
         with serving(told | settings) as server:
-            wait_ready(server, number + 1)
+            wait_ready(server, cards + sticks + 1)
             yield made, server
 
 
