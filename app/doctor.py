@@ -164,13 +164,13 @@ def _why_unusable(patient: Patient, device: Device) -> str:
             secure = False
         hint = f"; {causes.UNSIGNED_DRIVER}" if secure else ""
         return (
-            f"has a driver for kernel {patient.release} that is not loaded: `modprobe apex`{hint}"
+            f"has a driver for kernel {patient.release} that is not loaded: `sudo modprobe apex`, "
+            f"or anew: `{discovery.DRIVER_REMEDY}`{hint}"
         )
     if sysfs.entries(patient.root / "var/lib/dkms/gasket"):
         return (
-            f"has a driver that is not built for kernel {patient.release}: install "
-            f"linux-headers-{patient.release} and run `dkms autoinstall`; kernels from 6.12 on "
-            "need a patched gasket-dkms"
+            f"has a driver that is not built for kernel {patient.release}: run "
+            f"`{discovery.DRIVER_REMEDY}`, which builds one for it"
         )
     return device.problem
 

@@ -92,7 +92,6 @@ BELOW: dict[str, set[str]] = {
     "image": set(),
     "stages": set(),
     "tflite": set(),
-    "image": set(),
     "advice": {"image"},
     "settings": {"advice", "errors"},
     "logs": {"errors", "settings"},
