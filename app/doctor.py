@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from app import local, models
 from app.devices import causes, discovery, link, sysfs, telemetry
-from app.devices.discovery import Device
+from app.devices.discovery import DFU_ID, PCI_ID, USB_ID, Device
 from app.errors import ReefError
 from app.settings import Settings
 
@@ -28,7 +28,6 @@ Level = Literal["ok", "note", "warning", "error"]
 EXIT_STATUS: dict[Level, int] = {"ok": 0, "note": 0, "warning": 10, "error": 20}
 """By the worst finding; others than those of wrong usage and wrong settings."""
 
-X86_64_V2 = ("cx16", "popcnt", "sse4_1", "sse4_2", "ssse3")
 CAP_SYS_ADMIN = 1 << 21
 PAGE_BYTES = 4096
 PROBE_LIMIT_S = 60
@@ -122,9 +121,9 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
         yield Finding(
             "no_device",
             "error" if wanted else "note",
-            "there is no Edge TPU on PCIe (1ac1:089a) or USB (1a6e:089a, 18d1:9302): check that it "
-            "is plugged in and powered and the slot is enabled, and give it to the virtual machine "
-            "if this is one; without it the CPU serves",
+            f"there is no Edge TPU on PCIe ({_id(PCI_ID)}) or USB ({_id(DFU_ID)}, {_id(USB_ID)}): "
+            "check that it is plugged in and powered and the slot is enabled, and give it to the "
+            "virtual machine if this is one; without it the CPU serves",
         )
     for device in edgetpus:
         if device.problem:
@@ -149,6 +148,11 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
             f"this kernel's memory pages have {patient.page_bytes} bytes, and the card's driver "
             "needs 4096: on a Raspberry Pi 5 set kernel=kernel8.img in config.txt",
         )
+
+
+def _id(words: tuple[str, str]) -> str:
+    """As lspci and lsusb write it: `1ac1:089a`."""
+    return ":".join(word.removeprefix("0x") for word in words)
 
 
 def _why_unusable(patient: Patient, device: Device) -> str:
@@ -206,9 +210,7 @@ def _container(patient: Patient) -> Iterator[Finding]:
 
 
 def _cpu(patient: Patient) -> Iterator[Finding]:
-    lines = sysfs.read(patient.root / "proc/cpuinfo").splitlines()
-    flags = next((line.split() for line in lines if line.startswith("flags")), None)
-    if flags and (missing := [flag for flag in X86_64_V2 if flag not in flags]):
+    if missing := discovery.missing_instructions(patient.root):
         yield Finding("old_cpu", "error", f"{causes.OLD_CPU}; it has no {', '.join(missing)}")
 
 

@@ -19,6 +19,8 @@ MayOpen = Callable[[Path], bool]
 MAX_USEFUL_THREADS = 4
 """TensorFlow Lite's small detectors gain little beyond four threads."""
 
+X86_64_V2 = ("cx16", "popcnt", "sse4_1", "sse4_2", "ssse3")
+
 PCI_ID = ("0x1ac1", "0x089a")
 DFU_ID = ("1a6e", "089a")
 """A USB stick whose firmware is not loaded; libedgetpu loads it when it opens the stick."""
@@ -284,6 +286,13 @@ def cpu_name(root: Path = Path("/")) -> str:
             if line.startswith(field):
                 return line.partition(":")[2].strip() if field else line.strip("\0 ")
     return os.uname().machine
+
+
+def missing_instructions(root: Path = Path("/")) -> list[str]:
+    """What TensorFlow Lite needs and an x86-64 processor lacks, as /proc/cpuinfo calls it."""
+    lines = sysfs.read(root / "proc/cpuinfo").splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), None)
+    return [flag for flag in X86_64_V2 if flags and flag not in flags]
 
 
 def available_cores(root: Path = Path("/")) -> int:

@@ -126,8 +126,8 @@ def findings(device: Device, shown: Telemetry) -> Iterator[Finding]:
     if not shown.off_the_bus and (matter := DRIVER_STATUS.get(shown.driver_status)):
         yield Finding(
             "driver_status",
-            f"{where}'s driver calls it {shown.driver_status}: {matter}; the cause is in the host's "
-            "`sudo dmesg | grep -e apex -e gasket`",
+            f"{where}'s driver calls it {shown.driver_status}: {matter}; the host's "
+            "`sudo dmesg | grep -e apex -e gasket` has the cause",
             grave=True,
         )
     if shown.link_best and shown.link != shown.link_best:
