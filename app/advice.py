@@ -50,10 +50,10 @@ def unreadable(path: Path, error: OSError) -> str:
     user, closed = os.geteuid(), _closed_folder(path)
     if closed:
         return (
-            f"may not be read by user {user}, because the folder {closed} is closed to it: "
-            f"{HERE.host}`chmod a+x` that folder, or `chown {user}` it"
+            f"user {user} may not enter the folder {closed}: {HERE.host}`chmod a+x` that folder, "
+            f"or `chown {user}` it"
         )
-    return f"may not be read by user {user}: {HERE.host}`chmod a+r` it, or `chown {user}` it"
+    return f"user {user} may not read it: {HERE.host}`chmod a+r` the file, or `chown {user}` it"
 
 
 def _closed_folder(path: Path) -> Path | None:
