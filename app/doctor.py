@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app import local, models
+from app.advice import HERE
 from app.devices import causes, discovery, link, sysfs, telemetry
 from app.devices.discovery import DFU_ID, PCI_ID, USB_ID, Device
 from app.errors import ReefError
@@ -226,7 +227,7 @@ def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
             "model_not_compiled",
             "error",
             f"the model {default.name} is not compiled for the Edge TPU, so the CPU runs it: "
-            "`reef models pull ssdlite_mobiledet` fetches the default one, and edgetpu_compiler "
+            f"`{HERE.pull('ssdlite_mobiledet')}` fetches the default one, and edgetpu_compiler "
             "compiles one of your own",
         )
     else:

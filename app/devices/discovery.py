@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.advice import HERE
 from app.devices import sysfs
 from app.errors import SettingsError
 from app.manifest import Kind
@@ -89,7 +90,8 @@ def choose(words: Sequence[str]) -> Choice:
         if not known and not re.fullmatch(r"pci:\S+|usb:\d+-[\d.]+|apex_\d+", word):
             raise SettingsError(
                 "REEF_DEVICES: takes auto, cpu, pci, usb, or devices with commas between, as in "
-                f"pci:0000:03:00.0 or usb:2-1, not {word[:40]!r}; `reef doctor` lists them"
+                f"pci:0000:03:00.0 or usb:2-1, not {word[:40]!r}; "
+                f"`{HERE.command('doctor')}` lists them"
             )
     if "auto" in words and len(words) > 1:
         raise SettingsError("REEF_DEVICES: auto takes every device; name nothing beside it")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app import doctor
+from app.advice import HERE
 from app.devices import discovery
 from app.doctor import Finding, Patient
 from tests import colour_model
@@ -261,7 +262,7 @@ def test_a_model_that_is_not_compiled_is_told(patient: Patient, host: Host, tmp_
     settings = settings.model_copy(update={"model_cpu": ""})
     said = found(replace(patient, settings=settings))["model_not_compiled"]
     assert said.level == "error"
-    assert "reef models pull" in said.says
+    assert f"`{HERE.pull('ssdlite_mobiledet')}`" in said.says
 
 
 def test_googles_own_library_is_told(patient: Patient, host: Host, tmp_path: Path) -> None:
