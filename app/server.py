@@ -20,7 +20,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from app import image
-from app.advice import HERE
+from app.advice import HERE, Place
 from app.devices import discovery, telemetry
 from app.devices.pool import Pool
 from app.devices.telemetry import Sighting
@@ -55,21 +55,45 @@ def serve(
     """
     give_memory_back()
     log.info("Listening on %s port %d", settings.host, settings.port)
-    if not (settings.keys or settings.loopback_only):
-        _tell_of_the_open_port(settings)
+    level, who = who_may_ask(settings)
+    log.log(level, "%s", who)
     Master(Application(settings, catalogue, listener, heartbeat)).run()
 
 
-def _tell_of_the_open_port(settings: Settings) -> None:
-    """A container can't know to whom its port is published; by compose.yaml, to its host alone."""
-    if HERE.in_image:
-        log.info("There is no API key: whoever reaches the published port may use it")
-    else:
-        log.warning(
-            "There is no API key, and everybody in the network who reaches port %d may use it: "
-            "set REEF_API_KEY, or REEF_HOST=127.0.0.1",
-            settings.port,
-        )
+def who_may_ask(settings: Settings, place: Place = HERE) -> tuple[int, str]:
+    """Who may use the server, and how grave that is.
+
+    A container can't know to whom its port is published; by compose.yaml, to its host alone.
+    """
+    if settings.keys:
+        return logging.DEBUG, "Who brings an API key may use it"
+    if settings.loopback_only:
+        return logging.DEBUG, "Every program on this computer may use it"
+    if place.in_image:
+        return logging.INFO, "There is no API key: whoever reaches the published port may use it"
+    return logging.WARNING, (
+        f"There is no API key, so everybody who reaches port {settings.port} of this computer may "
+        "use it: set REEF_API_KEY, or REEF_HOST=127.0.0.1"
+    )
+
+
+def ready_line(settings: Settings, catalogue: Catalogue, place: Place = HERE) -> str:
+    """What the log says when pictures can be sent. A container can't know its published address."""
+    if place.in_image:
+        return "Ready"
+    test = catalogue.default.selftest
+    picture = os.path.relpath(test.path) if test else "PICTURE.jpg"
+    key = _key_option(settings)
+    return f"Ready. Try: curl {key}-F image=@{picture} {settings.local_url}/predict"
+
+
+def _key_option(settings: Settings) -> str:
+    """What makes the shell bring the key; the key itself is not for the log."""
+    if not settings.keys:
+        return ""
+    file = settings.api_key_file
+    key = f"$(head -n 1 {shlex.quote(str(file))})" if file else "$REEF_API_KEY"
+    return f'-H "X-API-Key: {key}" '
 
 
 def give_memory_back() -> None:
@@ -193,21 +217,7 @@ class Application(BaseApplication):  # type: ignore[misc]
         return app
 
     def _announce(self) -> None:
-        if HERE.in_image:  # where it is published, only the host knows
-            log.info("Ready")
-            return
-        test = self._catalogue.default.selftest
-        picture = os.path.relpath(test.path) if test else "PICTURE.jpg"
-        url = self._settings.local_url
-        log.info("Ready. Try: curl %s-F image=@%s %s/predict", self._key_option(), picture, url)
-
-    def _key_option(self) -> str:
-        """What makes the shell bring the key; the key itself is not for the log."""
-        if not self._settings.keys:
-            return ""
-        file = self._settings.api_key_file
-        key = f"$(head -n 1 {shlex.quote(str(file))})" if file else "$REEF_API_KEY"
-        return f'-H "X-API-Key: {key}" '
+        log.info("%s", ready_line(self._settings, self._catalogue))
 
 
 class Master(Arbiter):  # type: ignore[misc]

@@ -34,7 +34,7 @@ def main(error: int, arguments: list[str]) -> None:
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if libc.prctl(PR_SET_SECCOMP, MODE_FILTER, ctypes.byref(program), 0, 0):
         sys.exit(f"no filter: {os.strerror(ctypes.get_errno())}")
-    os.execv(sys.executable, [sys.executable, *arguments])
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - that is what it is for
 
 
 if __name__ == "__main__":
