@@ -32,6 +32,10 @@ EXIT_STATUS: dict[Level, int] = {"ok": 0, "note": 0, "warning": 10, "error": 20}
 CAP_SYS_ADMIN = 1 << 21
 PAGE_BYTES = 4096
 PROBE_LIMIT_S = 60
+USBFS_MEMORY = "sys/module/usbcore/parameters/usbfs_memory_mb"
+USBFS_MIB_OF_A_STICK = 4
+"""libedgetpu has up to 3 transfers of 1 MiB to a stick under way, and 32 smaller ones from it
+(beagle_usb_driver_provider.cc)."""
 KERNEL_LOG_BYTES = 4 * 1024 * 1024
 
 KERNEL_CAUSES = ("chip_dead", "interrupts", "probe_failed", "secure_boot", "page_table")
@@ -82,6 +86,7 @@ def examine(patient: Patient) -> list[Finding]:
     edgetpus = discovery.edgetpus(patient.root, patient.may_open)
     found = [
         *_devices(patient, edgetpus),
+        *_usb_memory(patient, edgetpus),
         *_container(patient),
         *_cpu(patient),
         *_model(patient, edgetpus),
@@ -194,6 +199,22 @@ def _owner(patient: Patient, device: Device, shown: telemetry.Telemetry) -> Iter
         f"{device.id} belongs to process {shown.owner}{f' ({name})' if name else ' of the host'}: "
         "one process at a time may have it, so stop that one, or let it ask Reef over HTTP",
     )
+
+
+def _usb_memory(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
+    sticks = sum(device.bus == "usb" for device in edgetpus)
+    have = sysfs.number(patient.root / USBFS_MEMORY)
+    need = sticks * USBFS_MIB_OF_A_STICK
+    if sticks > 1 and have and have <= need:  # 0 is no limit
+        enough = 2 * need
+        yield Finding(
+            "usbfs_memory",
+            "warning",
+            f"the kernel gives all programs together {have} MiB for transfers over USB, and "
+            f"{sticks} Edge TPUs may have {need} MiB under way at a time, after which transfers "
+            f"fail: on the host, `echo {enough} | sudo tee /{USBFS_MEMORY}`, and for good "
+            f"usbcore.usbfs_memory_mb={enough} on the kernel's command line",
+        )
 
 
 def _container(patient: Patient) -> Iterator[Finding]:

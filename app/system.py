@@ -132,4 +132,4 @@ def require_folder(setting: str, folder: Path, may: Callable[[Path], bool]) -> N
 
 def may_write(folder: Path) -> bool:
     """Whether this process may make files in a folder."""
-    return os.access(folder, os.W_OK | os.X_OK)
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
