@@ -21,7 +21,7 @@ from app import local, models
 from app.advice import HERE
 from app.devices import causes, discovery, link, sysfs, telemetry
 from app.devices.discovery import DFU_ID, PCI_ID, USB_ID, Device
-from app.errors import ReefError
+from app.errors import StartError
 from app.settings import Settings
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -121,8 +121,8 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     if not edgetpus:
         try:
             wanted = discovery.choose(patient.settings.devices).asks_for_edgetpu
-        except ReefError as error:
-            yield Finding("devices", "error", str(error))
+        except StartError as error:
+            yield from (Finding("devices", "error", problem) for problem in error.problems)
             wanted = False
         yield Finding(
             "no_device",
@@ -239,8 +239,8 @@ def _cpu(patient: Patient) -> Iterator[Finding]:
 def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     try:
         catalogue = models.load(patient.settings)
-    except ReefError as error:
-        yield Finding("model", "error", str(error))
+    except StartError as error:
+        yield from (Finding("model", "error", problem) for problem in error.problems)
         return
     default = catalogue.default
     if edgetpus and "edgetpu" not in default.variants:

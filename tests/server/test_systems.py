@@ -12,6 +12,7 @@ import pytest
 
 from app.devices.link import ROOT
 from tests.client import ENVIRON, Client, free_port, picture
+from tests.server.conftest import MakeServer
 from tests.server.systems import (
     IN_MEMORY,
     TEMPORARY,
@@ -128,3 +129,31 @@ def test_it_serves_without_this_where_the_run_folder_is_somewhere(
         assert server.predict(picture(200))[0] == 200
     finally:
         assert server.stop() == 0
+
+
+KUBERNETES = {
+    "REEF_PORT": "tcp://10.96.12.7:5000",
+    "REEF_SERVICE_HOST": "10.96.12.7",
+    "REEF_SERVICE_PORT_HTTP": "5000",
+}
+
+
+def test_in_a_pod_beside_a_service_called_reef_it_serves(
+    start_server: MakeServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    file = tmp_path / "pod.yaml"
+    file.write_text(f"port: {port}\n")  # the variable of that name is the Service's
+    told = {**KUBERNETES, "REEF_CONFIG": str(file), "LOG_LEVEL": "debug"}
+    server = start_server(wait=False, **told)
+    server.port = port
+    server.wait_until(server.is_ready)
+    (line,) = (line for line in server.lines if "Kubernetes" in line)
+    assert "DEBUG" in line
+    assert line.rstrip().endswith(", ".join(sorted(KUBERNETES)))
+
+
+def test_an_open_port_without_a_key_is_warned_of(start_server: MakeServer) -> None:
+    server = start_server(REEF_HOST="0.0.0.0")
+    (line,) = (line for line in server.lines if "WARNING" in line)
+    assert "There is no API key" in line

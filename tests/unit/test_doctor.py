@@ -265,6 +265,15 @@ def test_a_model_that_is_not_compiled_is_told(patient: Patient, host: Host, tmp_
     assert f"`{HERE.pull('ssdlite_mobiledet')}`" in said.says
 
 
+def test_everything_that_is_wrong_with_the_models_is_told(patient: Patient) -> None:
+    wrong = {"extra_models": ("/gone.tflite",), "only_labels": ("persn",)}
+    settings = patient.settings.model_copy(update=wrong)
+    findings = doctor.examine(replace(patient, settings=settings))
+    told = [each.says for each in findings if each.check == "model"]
+    assert len(told) == len(wrong)
+    assert "\n" not in "".join(told)
+
+
 def test_googles_own_library_is_told(patient: Patient, host: Host, tmp_path: Path) -> None:
     host.add_pci()
     old = compile_library(tmp_path / "old", "-DOLD_STRUCT")
