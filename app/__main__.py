@@ -129,8 +129,9 @@ def check(_options: argparse.Namespace) -> int:
 def _read() -> Reading:
     """The settings, where a server can run at all. Raises SystemLacks."""
     reading = settings.read()
-    from app import system  # before what needs its threads at its loading
+    from app import memory, system  # before what needs its threads at its loading
 
+    memory.give_memory_back()
     try:
         system.require(reading.settings)
     except SystemLacks as error:
