@@ -5,6 +5,7 @@
 
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -15,7 +16,7 @@ from PIL.ImageFile import ImageFile
 
 from app import formats
 from app.errors import ImageCorrupt, ImageTooLarge, NotAnImage
-from app.formats import Needed, Unreadable
+from app.formats import Needed, Scan, Unreadable
 from app.models import Layout
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -50,6 +51,9 @@ END_OF_JPEG = b"\xff\xd9"
 
 # Of a JPEG, in both alphabets (RFC 4648), and of a PNG, GIF and WebP.
 BASE64_BEGINNINGS = (b"/9j/", b"_9j_", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
+
+Decode = Callable[[bytes | memoryview], tuple[int, int]]
+"""Takes what it can of its argument; returns how many bytes, or -1 at its end, and its error."""
 
 Box = tuple[float, float, float, float]
 
@@ -124,7 +128,7 @@ def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
         raise _too_large(width, height, max_pixels)
     try:
         if picture.format == "JPEG":
-            _load_jpeg(picture, file.pieces)
+            _load_jpeg(picture, file.scans)
         else:
             picture.load()
         pixels = _to_rgb(picture)
@@ -174,48 +178,53 @@ def _scale(pixels: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
 
 
 def _open(file: Needed) -> ImageFile:
-    header = file.pieces[0]
     try:
-        return Image.open(BytesIO(header), formats=FORMATS)
+        return Image.open(BytesIO(file.file), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageTooLarge("the picture has too many pixels; send it smaller") from error
     except UnidentifiedImageError as error:
-        if formats.begins_like_one(header):
+        if formats.begins_like_one(file.file):
             raise ImageCorrupt(
                 "the picture can't be read: its header is damaged; send it whole"
             ) from error
-        raise NotAnImage(_what_instead(header)) from error
+        raise NotAnImage(_what_instead(file.file)) from error
     except DECODER_ERRORS as error:
         raise _cut_short() from error
 
 
-def _load_jpeg(picture: ImageFile, pieces: tuple[bytes, ...]) -> None:
-    """Decode a JPEG scan by scan.
+def _load_jpeg(picture: ImageFile, scans: tuple[Scan, ...]) -> None:
+    """Decode a JPEG scan by scan; raises ImageCorrupt where one is damaged or short of data.
 
-    `ImageFile.load` does the same, but does not tell where the decoder stopped, and so not whether
-    a scan was short of data: libjpeg then only warns. The pieces have no marker behind a scan, so
-    that it waits for more instead.
+    `ImageFile.load` does nearly the same, but does not tell where the decoder stopped, and so not
+    whether a scan was short of data: libjpeg only warns of that.
     """
     name, extents, _, arguments = picture.tile[0]
     decoder = Image._getdecoder(picture.mode, name, arguments, picture.decoderconfig)
     picture.load_prepare()
     decoder.setimage(picture.im, extents)
     try:
-        for piece in pieces:
-            consumed, error = decoder.decode(piece)
-            if error:
-                raise ImageCorrupt("the picture can't be decoded: it is damaged; send it whole")
-            if consumed < 0:  # all rows are there
-                picture.tile = []
-                return
-            # Between scans it skips whatever comes; within one it takes nothing of a single byte.
-            if consumed < len(piece) or decoder.decode(b"\0") != (1, 0):
-                raise _cut_short()
-        if decoder.decode(END_OF_JPEG) != (-1, 0):
-            raise _cut_short()
+        complete = _decode_scans(decoder.decode, scans)
     finally:
         decoder.cleanup()
+    if not complete:
+        raise _cut_short()
     picture.tile = []
+
+
+def _decode_scans(decode: Decode, scans: tuple[Scan, ...]) -> bool:
+    """Whether the decoder has made all rows of what is in these scans."""
+    for scan in scans:
+        left = b""
+        for piece in scan:
+            fed = left + piece if left else piece
+            consumed, error = decode(fed)
+            if consumed < 0:  # no more is wanted
+                return not error
+            left = bytes(fed[consumed:])
+        # Behind a scan it skips whatever comes; within one it can do nothing with a single byte.
+        if left or decode(b"\0") != (1, 0):
+            return False
+    return decode(END_OF_JPEG) == (-1, 0)
 
 
 def _what_instead(data: bytes) -> str:

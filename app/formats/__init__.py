@@ -6,9 +6,9 @@ The walks look at no pixels. They are pure functions, and take time in proportio
 import re
 
 from app.formats import gif, jpeg, png, webp
-from app.formats.needed import Needed, Unreadable
+from app.formats.needed import Needed, Scan, Unreadable
 
-__all__ = ["Needed", "Unreadable", "begins_like_one", "needed"]
+__all__ = ["Needed", "Scan", "Unreadable", "begins_like_one", "needed"]
 
 READERS = (
     (re.compile(rb"\xff\xd8"), jpeg.needed),
@@ -32,4 +32,4 @@ def needed(data: bytes) -> Needed:
     for beginning, read in READERS:
         if beginning.match(data):
             return read(data)
-    return Needed((data,))
+    return Needed(data)

@@ -25,7 +25,7 @@ def needed(data: bytes) -> Needed:
     screen, control = data[:at], b""
     while block := BLOCK.search(data, at):
         if block[0] == FRAME:
-            return Needed((screen + control + data[block.start() :],))
+            return Needed(screen + control + data[block.start() :])
         if block[0] != EXTENSION:
             break
         if graphic := GRAPHIC_CONTROL.match(data, block.start()):

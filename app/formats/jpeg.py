@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from app.formats import exif
-from app.formats.needed import Needed, Unreadable
+from app.formats.needed import Needed, Scan, Unreadable
 
 SIGNATURE = b"\xff\xd8"
 
@@ -58,7 +58,7 @@ class Segment(NamedTuple):
 
     marker: int
     content: bytes
-    scan: bytes = b""
+    scan: memoryview = memoryview(b"")
     """Of a scan's header, the entropy-coded data behind it."""
 
     def file(self) -> bytes:
@@ -122,7 +122,7 @@ def needed(data: bytes) -> Needed:
     Raises Unreadable with the reason: cut short before its first scan or between two, without its
     last ones, or of a kind that is not read here.
     """
-    pieces: list[bytes] = []
+    scans: list[Scan] = []
     kept = [SIGNATURE]
     frame: Frame | None = None
     orientation = exif.UPRIGHT
@@ -133,15 +133,18 @@ def needed(data: bytes) -> Needed:
         elif marker == SOS:
             if frame is None:
                 raise Unreadable("has a scan without a frame header before it")
-            if not pieces:
+            if not scans:
                 kept.append(frame.header.file())
             components = frame.add(content)
-            ahead = ARITHMETIC_READ_AHEAD if frame.arithmetic else READ_AHEAD
-            pieces.append(b"".join((*kept, segment.file(), segment.scan, ahead)))
+            header = b"".join((*kept, segment.file()))
+            if frame.arithmetic:  # libjpeg can't interrupt such a one
+                scans.append((b"".join((header, segment.scan, ARITHMETIC_READ_AHEAD)),))
+            else:
+                scans.append((header, segment.scan, READ_AHEAD))
             kept = []
             # libjpeg's `has_multiple_scans`, in its jdinput.c
             if components == len(frame.components) and not frame.progressive:
-                return Needed(tuple(pieces), orientation, row_by_row=True)
+                return Needed(bytes(scans[0][0]), tuple(scans), orientation, row_by_row=True)
         elif marker in TABLES:
             kept.append(segment.file())
         elif marker == APP0 and content.startswith(JFIF) and len(content) >= JFIF_BYTES:
@@ -150,11 +153,11 @@ def needed(data: bytes) -> Needed:
             kept.append(Segment(marker, content[:ADOBE_BYTES]).file())
         elif marker == APP1 and content.startswith(exif.IDENTIFIER):
             orientation = exif.orientation(content)
-    if frame is None or not pieces:
+    if frame is None or not scans:
         raise Unreadable("ends within its header")
     if not frame.complete:
         raise Unreadable("has not all of its scans")
-    return Needed(tuple(pieces), orientation)
+    return Needed(bytes(scans[0][0]), tuple(scans), orientation)
 
 
 def _segments(data: bytes) -> Iterator[Segment]:
@@ -185,7 +188,7 @@ def _segments(data: bytes) -> Iterator[Segment]:
         if marker == SOS:
             finish = END_OF_SCAN.search(data, end)
             stop = finish.start() if finish else len(data)
-            yield Segment(marker, data[at + 2 : end], data[end:stop].rstrip(b"\xff"))
+            yield Segment(marker, data[at + 2 : end], memoryview(data)[end:stop])
             end = stop
         else:
             yield Segment(marker, data[at + 2 : end])

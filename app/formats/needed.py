@@ -10,13 +10,19 @@ class Unreadable(Exception):
         super().__init__(f"{why}; {remedy}")
 
 
+Scan = tuple[bytes | memoryview, ...]
+"""A JPEG's scan, with all that stands between it and the one before. The decoder is handed one
+piece after the other, and with the last has all that it needs."""
+
+
 @dataclass(frozen=True)
 class Needed:
     """The part of a file that its decoder needs."""
 
-    pieces: tuple[bytes, ...]
-    """Handed to the decoder one after the other; the first has the header. Only a JPEG has more
-    than one: they end behind the data of each scan."""
+    file: bytes
+    """Of a JPEG, all before the data of its first scan."""
+    scans: tuple[Scan, ...] = ()
+    """Of a JPEG alone."""
     orientation: int = 1
     """As EXIF has it: 1 to 8."""
     row_by_row: bool = False

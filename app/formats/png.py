@@ -73,8 +73,8 @@ def needed(data: bytes) -> Needed:
         raise Unreadable("ends before its pixels")
     if colour == PALETTE and not kept[PLTE]:
         raise Unreadable("has no palette")
-    parts = (SIGNATURE, *kept[IHDR], *kept[PLTE], *kept[IDAT], END)
-    return Needed((b"".join(parts),), orientation)
+    chunks: tuple[bytes | memoryview, ...] = (*kept[IHDR], *kept[PLTE], *kept[IDAT])
+    return Needed(b"".join((SIGNATURE, *chunks, END)), orientation=orientation)
 
 
 def _check(chunk: Chunk) -> None:

@@ -40,7 +40,7 @@ def needed(data: bytes) -> Needed:
     if not whole:
         raise Unreadable("ends within its pixels")
     chunks = b"WEBP" + b"".join(kept)
-    return Needed((b"RIFF" + struct.pack("<I", len(chunks)) + chunks,), orientation)
+    return Needed(b"RIFF" + struct.pack("<I", len(chunks)) + chunks, orientation=orientation)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
