@@ -165,10 +165,10 @@ def _segments(data: bytes) -> Iterator[Segment]:
 
     Limits on what a file may have belong here.
     """
-    at, count, wrong = len(SIGNATURE), 0, 0
+    at, count, scans, wrong = len(SIGNATURE), 0, 0, 0
     while begins := MARKER.search(data, at):
         marker, at = data[begins.end() - 1], begins.end()
-        if marker in ALONE:
+        if marker in ALONE or (marker == EOI and not scans):
             continue
         if marker == EOI:
             return
@@ -186,6 +186,7 @@ def _segments(data: bytes) -> Iterator[Segment]:
                 raise Unreadable("has segments of wrong lengths")
             end = _next_segment(data, at)
         if marker == SOS:
+            scans += 1
             finish = END_OF_SCAN.search(data, end)
             stop = finish.start() if finish else len(data)
             yield Segment(marker, data[at + 2 : end], memoryview(data)[end:stop])
@@ -199,22 +200,20 @@ def _next_segment(data: bytes, at: int) -> int:
     """Where the next segment begins, after one at `at` whose length is wrong.
 
     What looks like one within a thumbnail is none: that begins with SOI and ends with EOI. But one
-    that was cut off has no EOI, and what follows its SOI then is of the picture itself.
+    that was cut off has none, and what comes behind its scan is of the picture itself.
     """
-    depth, inside = 0, 0
+    depth, scanned = 0, False
     for begins in LANDMARK.finditer(data, at):
         marker, here = data[begins.end() - 1], begins.start()
         if marker == SOI:
-            depth, inside = depth + 1, 0
+            depth, scanned = depth + 1, False
         elif marker == EOI:
-            depth, inside = max(depth - 1, 0), 0
+            depth = max(depth - 1, 0)
         elif _is_segment(data, here):
-            if not depth:
+            if not depth or scanned:
                 return here
-            inside = inside or here
-    if not inside:
-        raise Unreadable("has a segment of a wrong length, behind which nothing can be found")
-    return inside
+            scanned = marker == SOS
+    raise Unreadable("has a segment of a wrong length, behind which nothing can be found")
 
 
 def _is_segment(data: bytes, at: int) -> bool:
