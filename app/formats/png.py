@@ -25,9 +25,9 @@ PALETTE = 3
 DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, PALETTE: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
 """Bits per sample for each type of colour."""
 
-END = struct.pack(">I4sI", 0, IEND, zlib.crc32(IEND))
 AROUND = 12  # bytes of a chunk beside its content: length, kind and checksum
 MOST_CHUNKS = 65_536
+SAVE_ANEW = "save it anew, as a PNG or JPEG"
 
 
 class Chunk(NamedTuple):
@@ -73,15 +73,26 @@ def needed(data: bytes) -> Needed:
         raise Unreadable("ends before its pixels")
     if colour == PALETTE and not kept[PLTE]:
         raise Unreadable("has no palette")
-    chunks: tuple[bytes | memoryview, ...] = (*kept[IHDR], *kept[PLTE], *kept[IDAT])
+    *before, last = kept[IDAT]
+    # Without its last byte, which is of a checksum, the data never end for Pillow. Else it would
+    # take their end for that of the picture, however many lines are missing.
+    chunks = [*kept[IHDR], *kept[PLTE], *before, memoryview(_chunk(IDAT, last[8:-5]))]
     return Needed(b"".join((SIGNATURE, *chunks, END)), orientation=orientation)
+
+
+def _chunk(kind: bytes, content: bytes | memoryview) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return b"".join((struct.pack(">I4s", len(content), kind), content, struct.pack(">I", checksum)))
+
+
+END = _chunk(IEND, b"")
 
 
 def _check(chunk: Chunk) -> None:
     if chunk.kind == APPLES:
-        raise Unreadable("is in Apple's own form of PNG (CgBI)", "send it as a PNG or JPEG")
+        raise Unreadable("is in Apple's own form of PNG (CgBI)", SAVE_ANEW)
     if chunk.kind not in CRITICAL:
-        raise Unreadable("has a critical chunk that PNG does not know")
+        raise Unreadable("has a critical chunk that PNG does not know", SAVE_ANEW)
     if not chunk.sound:
         raise Unreadable(f"has a damaged chunk {chunk.kind.decode()} (its checksum is wrong)")
 

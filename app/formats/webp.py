@@ -14,7 +14,7 @@ from app.formats.needed import Needed, Unreadable
 EXTENDED, ANIMATION, EXIF = b"VP8X", b"ANIM", b"EXIF"
 PICTURES = (b"VP8 ", b"VP8L", b"ANMF")
 BEFORE_PICTURE = (EXTENDED, ANIMATION, b"ALPH")
-LANDMARK = re.compile(rb"VP8[ L]|ANMF|ALPH|ANIM")
+LANDMARK = re.compile(b"VP8[ LX]|ANIM|ANMF|ALPH|ICCP|EXIF|XMP ")
 
 HEADER_BYTES, CHUNK_HEADER_BYTES = 12, 8
 METADATA_FLAGS = 0x20 | 0x08 | 0x04  # of VP8X: profile, EXIF, XMP
@@ -74,5 +74,5 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _is_end(data: bytes, at: int) -> bool:
-    """Whether the file ends here, or something that can be the kind of a chunk stands here."""
-    return at >= len(data) or data[at : at + 3].isalnum()
+    """Whether the file ends here, or another chunk begins."""
+    return at >= len(data) or LANDMARK.match(data, at) is not None
