@@ -13,6 +13,7 @@ HAS_COLOURS, COLOURS = 0x80, 0x07  # of the screen's flags: colours follow, 2 to
 
 BLOCK = re.compile(rb"[!,;]")  # an extension, a frame, the end
 EXTENSION, FRAME = b"!", b","
+MOST_BLOCKS = 65_536  # before the first frame
 GRAPHIC_CONTROL = re.compile(rb"!\xf9\x04.{4}\0", re.DOTALL)
 
 
@@ -23,7 +24,10 @@ def needed(data: bytes) -> Needed:
     flags = data[10]
     at = SCREEN_BYTES + (3 * 2 ** ((flags & COLOURS) + 1) if flags & HAS_COLOURS else 0)
     screen, control = data[:at], b""
-    while block := BLOCK.search(data, at):
+    for _ in range(MOST_BLOCKS):
+        block = BLOCK.search(data, at)
+        if not block:
+            break
         if block[0] == FRAME:
             return Needed(screen + control + data[block.start() :])
         if block[0] != EXTENSION:

@@ -25,6 +25,8 @@ AT_MARKER = re.compile(rb"\xff++[^\x00\xff]")  # 0xFF may be repeated before a m
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 LANDMARK = re.compile(rb"\xff[\xc0-\xc2\xc4\xc9\xca\xcc\xd8-\xdb\xdd\xe0-\xef\xfe]")
 
+FILL, FILL_BYTES = b"\xff", 4096  # how many are looked at at a time
+
 MOST_SEGMENTS = 4096
 MOST_WRONG_LENGTHS = 8
 
@@ -46,7 +48,8 @@ class Segment(NamedTuple):
 def segments(data: bytes) -> Iterator[Segment]:
     """The segments up to the end of the picture; what stands between two is skipped.
 
-    Raises Unreadable where one that matters is cut short, or none can be found any more. Limits on what a file may have belong here.
+    Raises Unreadable where one that matters is cut short, or none can be found any more. Limits on
+    what a file may have belong here.
     """
     at, count, scans, wrong = 2, 0, 0, 0
     while begins := MARKER.search(data, at):
@@ -72,11 +75,19 @@ def segments(data: bytes) -> Iterator[Segment]:
             scans += 1
             finish = END_OF_SCAN.search(data, end)
             stop = finish.start() if finish else len(data)
-            yield Segment(marker, data[at + 2 : end], memoryview(data)[end:stop])
+            yield Segment(marker, data[at + 2 : end], _scan(data, end, stop))
             end = stop
         else:
             yield Segment(marker, data[at + 2 : end])
         at = end
+
+
+def _scan(data: bytes, start: int, stop: int) -> memoryview:
+    """The data of a scan, without what would make a marker of that which is put behind them."""
+    while stop > start and data[stop - 1] == FILL[0]:
+        tail = data[max(start, stop - FILL_BYTES) : stop]
+        stop -= len(tail) - len(tail.rstrip(FILL))
+    return memoryview(data)[start:stop]
 
 
 def _next_segment(data: bytes, at: int) -> int:

