@@ -104,7 +104,8 @@ BELOW: dict[str, set[str]] = {
     "local": {"settings"},
     "doctor": {"advice", "devices", "errors", "local", "models", "settings"},
     "store": {"advice", "download", "errors", "manifest", "settings", "tflite"},
-    "imaging": {"errors", "models"},
+    "formats": set(),
+    "imaging": {"errors", "formats", "models"},
     "detection": {"imaging", "models"},
     "selftest": {"errors", "detection", "imaging", "models"},
     "devices": {
