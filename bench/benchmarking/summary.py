@@ -17,6 +17,9 @@ from bench.benchmarking.verdict import verdict
 
 SCHEMA = 1
 RECOVERED_REQUESTS = 10  # the last ones of the recovery: it has time to recover
+DECIMALS = 3
+SIGNIFICANT = 6
+"""Digits that a small number keeps: 52.3 ms, as seconds, are more than 0.052."""
 
 
 def summarise(facts: Mapping[str, Any], rows: Sequence[Row], samples: Sequence[Sample]) -> Figures:
@@ -110,7 +113,7 @@ def unknown_facts(path: Path | str) -> Figures:
 
 
 def write(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write a summary whole, or not at all; numbers to a thousandth."""
+    """Write a summary whole, or not at all; numbers as `rounded` has them."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(rounded(summary), indent=1, allow_nan=False) + "\n")
     part.replace(path)
@@ -128,9 +131,9 @@ def read(path: Path) -> Figures:
 
 
 def rounded(value: Any) -> Any:
-    """The same, with every number to a thousandth: more digits would be noise."""
+    """The same, with every number to a thousandth, and small ones to six digits: more is noise."""
     if isinstance(value, float):
-        return round(value, 3)
+        return round(value, max(DECIMALS, SIGNIFICANT - 1 - _magnitude(value)))
     if isinstance(value, Mapping):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -140,6 +143,11 @@ def rounded(value: Any) -> Any:
 
 def _slo(asked: Sequence[Mapping[str, Any]], levels: Sequence[Figures]) -> list[Figures]:
     """What was asked for, and whether each level gives it."""
+def _magnitude(value: float) -> int:
+    """The power of ten of its first digit."""
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
     found = []
     for each in asked:
         for level in levels:
