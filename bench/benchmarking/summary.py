@@ -23,7 +23,7 @@ SIGNIFICANT = 6
 
 
 def summarise(facts: Mapping[str, Any], rows: Sequence[Row], samples: Sequence[Sample]) -> Figures:
-    """`facts` are what no row tells: the parts tool, run, target, host, client and answers."""
+    """`facts` are what no row tells: tool, run, target, host, client, pictures and answers."""
     measured = [row for row in rows if row.phase == "measure"]
     names = list(dict.fromkeys(row.level for row in measured))
     window_s = WINDOW_S if facts["run"]["mode"] == "endurance" else None
@@ -43,6 +43,7 @@ def summarise(facts: Mapping[str, Any], rows: Sequence[Row], samples: Sequence[S
             for name in ("server_rss_mb", "server_fds", "server_threads")
         },
         "client": {**facts["client"], "other_processes": others(during, facts)},
+        "pictures": facts.get("pictures", []),  # which older summaries lack
         "answers": facts["answers"],
     }
     summary["run"] = {**facts["run"], "slo": _slo(facts["run"]["slo"], levels)}
@@ -108,6 +109,7 @@ def unknown_facts(path: Path | str) -> Figures:
         },
         "host": {},
         "client": {"ceiling_per_s": None},
+        "pictures": [],
         "answers": [],
     }
 
@@ -141,13 +143,13 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def _slo(asked: Sequence[Mapping[str, Any]], levels: Sequence[Figures]) -> list[Figures]:
-    """What was asked for, and whether each level gives it."""
 def _magnitude(value: float) -> int:
     """The power of ten of its first digit."""
     return math.floor(math.log10(abs(value))) if value else 0
 
 
+def _slo(asked: Sequence[Mapping[str, Any]], levels: Sequence[Figures]) -> list[Figures]:
+    """What was asked for, and whether each level gives it."""
     found = []
     for each in asked:
         for level in levels:

@@ -288,6 +288,9 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
     if few:
         texts = [f"{_shown(name)} {GATES[name][1]}" for name in few]
         yield f"n/a: too few requests; it takes for {', '.join(texts)}"
+    copies = sum(len(picture["copies"]) for picture in summary["pictures"])
+    if copies:
+        yield f"{copies} of the files are copies of others, which were posted once"
     if target["local"]:
         share = _mean(system, "client_cpu_pct")
         used = f", and took {share:.0f} % of a core of it" if share is not None else ""

@@ -223,7 +223,7 @@ def test_answers_are_held_against_a_golden_file(tmp_path: Path) -> None:
         result = benchmark(
             server.url, tmp_path / "2", "--iterations", "12", "--golden", str(golden)
         )
-    assert len(json.loads(golden.read_text())) == 6
+    assert set(json.loads(golden.read_text())) == {"cat.jpeg", "coffee.jpeg", "person.jpeg"}
     assert result.reasons == set()
     other = Reply(predictions=[PREDICTIONS[0] | {"class": "dog"}, PREDICTIONS[1]])
     with scripted(other) as server:
@@ -402,7 +402,7 @@ def test_several_formats_are_sent_in_turn_and_each_file_is_unique(tmp_path: Path
                            "--size", "160x120", "--unique", "--warmup", "0")  # fmt: skip
     assert len(set(server.bodies)) == 40
     assert {body[:3] for body in server.bodies} == {b"\xff\xd8\xff", b"\x89PN"}
-    assert len(result.level["images"]) == 12
+    assert len(result.level["images"]) == 6
 
 
 def test_a_key_is_sent_and_not_written_down(tmp_path: Path) -> None:
