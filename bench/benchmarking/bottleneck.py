@@ -149,7 +149,7 @@ def _by_whom(cpu: float) -> Bottleneck:
         "the processor",
         f"its cores are {cpu:.0f} % busy; with what is not known, as the server does not tell its "
         "own share",
-        "to see in `top` whether that is the server, and to stop what is not",
+        "stopping what is not the server; the command top tells",
     )
 
 

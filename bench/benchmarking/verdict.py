@@ -89,7 +89,7 @@ def _of_the_neighbours(summary: Mapping[str, Any]) -> Iterator[Reason]:
             "neighbours",
             f"other programs took {100 * share:.0f} % of the server's computer: these figures tell "
             "of them as much as of the server",
-            "Stop them, or measure again when they rest; `top` names them.",
+            "Stop them, or measure again when they rest; the command top names them.",
         )
 
 
