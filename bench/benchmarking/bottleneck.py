@@ -44,13 +44,13 @@ def bottleneck(summary: Mapping[str, Any]) -> Figures | None:
     if not levels:
         return None
     level = max(levels, key=lambda each: float(each["ok_per_s"]["value"]))
-    found = (
+    limit = (
         _neighbours(level, summary)
         or _client(summary)
         or _full(level, summary)
         or _waited_for(level)
     )
-    return asdict(found) if found else None
+    return asdict(limit) if limit else None
 
 
 def _neighbours(level: Figures, summary: Mapping[str, Any]) -> Bottleneck | None:

@@ -21,7 +21,7 @@ def table(
     stacked: bool = True,
 ) -> str:
     """A row's first cell is its name; `kinds` are the classes of columns that are no numbers:
-    text, or thumb.
+    text, unit or thumb.
 
     On a telephone, a stacked table is a card for each row, in which a cell stands below its
     column's name. Browsers then forget that it is a table, so its roles are written out.
@@ -35,14 +35,16 @@ def table(
             return f'<th scope="row" role="rowheader">{content}</th>'
         return f'<td role="cell"{kind(column)} data-label="{escape(head[column])}">{content}</td>'
 
-    lines = "".join(
-        f'<tr role="row">{"".join(cell(*each) for each in enumerate(row))}</tr>' for row in rows
-    )
+    def line(row: Sequence[str]) -> str:
+        cells = (cell(column, content) for column, content in enumerate(row))
+        return f'<tr role="row">{"".join(cells)}</tr>'
+
     names = "".join(
         f'<th scope="col" role="columnheader"{kind(column)}>{escape(name)}</th>'
         for column, name in enumerate(head)
     )
     top = f'<thead role="rowgroup"><tr role="row">{names}</tr></thead>' if any(head) else ""
+    lines = "".join(map(line, rows))
     stack = ' class="stack"' if stacked else ""
     return f'<table role="table"{stack}>{top}<tbody role="rowgroup">{lines}</tbody></table>'
 

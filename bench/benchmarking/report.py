@@ -151,10 +151,10 @@ def _levels(levels: Sequence[Figures]) -> str:
         + "<h3>What became of the requests</h3>"
         + _outcomes(levels)
         + bullets(
-            f"{escape(level['level'])}: {each['count']} {escape(each['outcome'])}: "
-            f"<code>{escape(each['text'][:200])}</code>"
+            f"{escape(level['level'])}: {message['count']} {escape(message['outcome'])}: "
+            f"<code>{escape(message['text'][:200])}</code>"
             for level in levels
-            for each in level["messages"]
+            for message in level["messages"]
         )
     )
 
@@ -214,26 +214,26 @@ def _system(measured: Figures) -> str:
     if not rows:
         return ""
     head = ("while it was measured", "mean", "most", "")
-    return "<h3>In figures</h3>" + table(head, rows, kinds={3: "text"}, stacked=False)
+    return "<h3>In figures</h3>" + table(head, rows, kinds={3: "unit"}, stacked=False)
 
 
 def _pictures(summary: Figures) -> str:
     """Those of the first level, each with what it looks like."""
     if not summary["levels"]:
         return ""
-    posted = {picture["image"]: picture for picture in summary["pictures"]}
+    posted = {file["image"]: file for file in summary["pictures"]}
     rows = []
-    for each in summary["levels"][0]["images"]:
-        classes = each["classes"].replace(";", ", ") or "nothing"
-        about = posted.get(each["image"], {"copies": [], "thumbnail": None, "width": None})
-        size = f"{about['width']}&times;{about['height']}" if about["width"] else "n/a"
+    for picture in summary["levels"][0]["images"]:
+        classes = picture["classes"].replace(";", ", ") or "nothing"
+        file = posted.get(picture["image"], {"copies": [], "thumbnail": None, "width": None})
+        size = f"{file['width']}&times;{file['height']}" if file["width"] else "n/a"
         rows.append(
             [
-                escape(each["image"]) + _copies(about["copies"]),
-                _thumbnail(about["thumbnail"], each["image"], classes),
-                f"{each['p50']:.1f}",
-                str(each["count"]),
-                f"{each['kb']:.0f}",
+                escape(picture["image"]) + _copies(file["copies"]),
+                _thumbnail(file["thumbnail"], picture["image"], classes),
+                f"{picture['p50']:.1f}",
+                str(picture["count"]),
+                f"{picture['kb']:.0f}",
                 size,
                 escape(classes),
             ]

@@ -41,7 +41,8 @@ td { white-space: nowrap; }
 thead th { color: var(--quiet); font-weight: 600; }
 th:first-child { text-align: left; }
 tbody th { font-weight: 600; min-width: 6.8rem; overflow-wrap: anywhere; }
-.text, .thumb { text-align: left; }
+.text, .thumb, .unit { text-align: left; }
+.unit { white-space: normal; }
 .text { white-space: normal; overflow-wrap: anywhere; }
 td .quiet { display: block; font-size: .8rem; }
 img { display: block; max-width: 72px; height: auto; border-radius: 4px; }

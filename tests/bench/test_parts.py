@@ -117,7 +117,7 @@ def test_built_in_pictures_are_in_the_format_asked_for(kind: str) -> None:
     assert [picture.name for picture in pictures] == [
         f"{name}.{kind}" for name in ("cat", "coffee", "person")
     ]
-    assert len({each.content for each in pictures}) == len(pictures)
+    assert len({picture.content for picture in pictures}) == len(pictures)
     for each in pictures:
         with Image.open(io.BytesIO(each.content)) as opened:
             assert (opened.format, opened.size) == (FORMATS[kind], (64, 48))
@@ -157,8 +157,8 @@ def test_built_in_pictures_are_different_to_the_eye() -> None:
 def test_equal_files_are_one_picture_that_knows_its_copies(tmp_path: Path) -> None:
     for name, colour in (("a", 10), ("b", 99), ("c", 10), ("d", 10)):
         (tmp_path / f"{name}.png").write_bytes(flat((colour, 0, 0), kind="PNG"))
-    found = corpus.from_files([tmp_path])
-    assert {picture.name: picture.copies for picture in found} == {
+    pictures = corpus.from_files([tmp_path])
+    assert {picture.name: picture.copies for picture in pictures} == {
         "a.png": ("c.png", "d.png"), "b.png": ()
     }  # fmt: skip
 
@@ -184,7 +184,7 @@ def test_every_kind_of_picture_has_a_thumbnail(mode: str) -> None:
 def test_a_broken_picture_has_none_and_stops_nothing() -> None:
     whole = flat((1, 2, 3), kind="JPEG")
     broken = [whole[:4], whole[: len(whole) // 2], b"RIFF1234", b""]
-    shown = thumbnails.described([corpus.Picture("a", "jpeg", each) for each in broken])
+    shown = thumbnails.described([corpus.Picture("a", "jpeg", content) for content in broken])
     assert [picture["thumbnail"] for picture in shown] == [None] * 4
 
 

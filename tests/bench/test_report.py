@@ -73,8 +73,9 @@ def reported(folder: Path, rows: list[Row], sampled: list[Sample], **known: Any)
     rows_writer.close()
     samples_writer.close()
     pictures = known.pop("pictures", [])
-    found = summary(rows, sampled, **known) | {"pictures": thumbnails.described(pictures)}
-    report.write(files, found, compare(summary(made(rows, latency_ms=1.0)), found))
+    whole = summary(rows, sampled, **known) | {"pictures": thumbnails.described(pictures)}
+    quicker = summary(made(rows, latency_ms=1.0))
+    report.write(files, whole, compare(quicker, whole))
     return files
 
 
@@ -112,11 +113,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 def texts(page: Page, chart: str) -> set[str]:
     """Every word that is drawn into a chart, as it is shown."""
-    found = page.evaluate(
+    drawn = page.evaluate(
         f"[...document.querySelectorAll('section')].find(s => s.querySelector('h2').innerText === "
         f"{json.dumps(chart)}).querySelector('.wide svg').innerHTML"
     )
-    return set(re.findall(r"<text[^>]*>([^<]*)</text>", found))
+    return set(re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
 
 
 def test_it_opens_without_an_error_or_a_request(files: Files, page: Page) -> None:
@@ -212,7 +213,7 @@ def test_the_tests_own_eyes_see_what_is_hard_to_read(page: Page, tmp_path: Path)
     page.resize(390, 800)
     page.open(bad)
     assert [text for _, text in page.evaluate(HARD_TO_READ)] == ["pale"]
-    assert any("wide" in each for each in page.evaluate(OVERFLOWING))
+    assert any("wide" in element for element in page.evaluate(OVERFLOWING))
 
 
 @pytest.mark.parametrize("surface", [LIGHT["surface"], DARK["surface"]])
@@ -257,8 +258,7 @@ def test_what_a_strip_shows_is_explained(alone: Files, page: Page) -> None:
 
 def test_who_used_the_processor_is_stacked_and_adds_up() -> None:
     sampled = samples(5, cpu_pct=90.0, devices_cpu_pct=40.0)
-    found = summary(steady(70), sampled, local=True)
-    processor = strips(found, sampled)[0]
+    processor = strips(summary(steady(70), sampled, local=True), sampled)[0]
     shares = {name: points[0][1] for name, points in processor.parts.items()}
     assert shares == {
         "server: devices": 20.0, "server: HTTP": 15.0, "this client": 2.5, "other programs": 52.5

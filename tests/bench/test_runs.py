@@ -102,9 +102,9 @@ def test_a_closed_loop_says_that_it_can_not_show_a_stall(tmp_path: Path) -> None
         result = benchmark(server.url, tmp_path, "--iterations", "200", "--warmup", "0")
     assert sum(row.latency_ms > 750 for row in result.measured) == 1
     assert result.level["latency_ms"]["p95"]["value"] < 750
-    told = re.search(r"one answer took (\d+) ms.* closed loop can't count", result.notes)
-    assert told
-    assert int(told[1]) >= 1500  # and as much more as a busy machine adds
+    note = re.search(r"one answer took (\d+) ms.* closed loop can't count", result.notes)
+    assert note
+    assert int(note[1]) >= 1500  # and as much more as a busy machine adds
 
 
 def test_an_open_loop_sends_on_time_and_counts_from_the_schedule(tmp_path: Path) -> None:
@@ -379,8 +379,8 @@ def test_equal_runs_are_the_same_and_slower_ones_are_not(tmp_path: Path) -> None
             runs.append(benchmark(server.url, tmp_path / name, "--iterations", "100",
                                   "--concurrent", "4"))  # fmt: skip
     old, slow = (result.file("benchmark_summary_*.json") for result in runs)
-    told = finished([*COMMAND, "--report", str(old), "--compare", str(old)], tmp_path)
-    assert "No significant difference (of at least 5 %)." in told.out
+    itself = finished([*COMMAND, "--report", str(old), "--compare", str(old)], tmp_path)
+    assert "No significant difference (of at least 5 %)." in itself.out
     told = finished([*COMMAND, "--report", str(slow), "--compare", str(old)], tmp_path)
     lines = [line for line in told.out.splitlines() if line.endswith("worse")]
     # A busy machine makes means uncertain; test_figures.py has all of them on known values.

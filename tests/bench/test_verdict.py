@@ -172,21 +172,21 @@ def test_busy_neighbours_are_blamed_and_no_hardware_is_recommended(
 ) -> None:
     """Of two cores, this client takes 2.5 % and the server half of what it takes of a core."""
     sampled = samples(5, cpu_pct=computer, server_cpu_pct=server, device_busy_pct=95.0)
-    found = summary(made(steady(700), device=device), sampled, local=True)
-    assert codes(found) == {"neighbours"}
-    assert f"other programs took {share} of the server's computer" in text(found).replace(
+    judged = summary(made(steady(700), device=device), sampled, local=True)
+    assert codes(judged) == {"neighbours"}
+    assert f"other programs took {share} of the server's computer" in text(judged).replace(
         "\n  ", " "
     )
-    limit = found["bottleneck"]
+    limit = judged["bottleneck"]
     assert limit["code"] == "neighbours"
     assert f"they took {share} of it" in limit["seen"]
     assert not HARDWARE.search(limit["remedy"])
 
 
 def test_neighbours_that_are_late_themselves_are_blamed_before_the_client() -> None:
-    found = summary(steady(700), samples(5, cpu_pct=99.0, loop_lag_ms=20.0), local=True)
-    assert codes(found) == {"neighbours", "loop_lag"}
-    assert found["bottleneck"]["code"] == "neighbours"
+    judged = summary(steady(700), samples(5, cpu_pct=99.0, loop_lag_ms=20.0), local=True)
+    assert codes(judged) == {"neighbours", "loop_lag"}
+    assert judged["bottleneck"]["code"] == "neighbours"
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,9 @@ def test_few_neighbours_are_blamed_only_where_no_room_is_left(
     server: float, computer: float, code: str
 ) -> None:
     sampled = samples(5, cpu_pct=computer, server_cpu_pct=server)
-    found = summary(steady(700), sampled, local=True)
-    assert codes(found) == set()
-    assert found["bottleneck"]["code"] == code
+    judged = summary(steady(700), sampled, local=True)
+    assert codes(judged) == set()
+    assert judged["bottleneck"]["code"] == code
 
 
 def test_neighbours_elsewhere_are_blamed_for_the_way_and_not_for_the_inference() -> None:
@@ -216,10 +216,10 @@ def test_neighbours_elsewhere_are_blamed_for_the_way_and_not_for_the_inference()
 
 def test_a_full_processor_that_nobody_explains_is_no_reason_to_buy_another() -> None:
     unknown = samples(5, cpu_pct=99.0, server_cpu_pct=None)
-    found = summary(steady(700), unknown, local=True)["bottleneck"]
-    assert found["code"] == "processor"
-    assert "not known" in found["seen"]
-    assert "Edge TPU" not in found["remedy"]
+    judged = summary(steady(700), unknown, local=True)["bottleneck"]
+    assert judged["code"] == "processor"
+    assert "not known" in judged["seen"]
+    assert "Edge TPU" not in judged["remedy"]
 
 
 def test_another_device_is_what_helps_an_edge_tpu() -> None:
