@@ -64,6 +64,8 @@ code { font-size: .88em; }
   main { padding: 1rem .6rem 2rem; }
   section, .verdict { padding: .8rem .8rem; }
   .cards { gap: .5rem; }
+  th, td { padding: .35rem .25rem; }
+  tbody th { min-width: 5.5rem; }
   .wide { display: none; }
   .narrow { display: block; }
   .stack, .stack tbody { display: block; }
