@@ -50,6 +50,7 @@ STACK_COLOURS = {
     strips.REST: BROWN,
     strips.CLIENT: GREEN,
     strips.OTHERS: GREY,
+    strips.UNTOLD: GREY,
 }
 
 Plot = Callable[[Paper, Figures, Sequence[Row], Sequence[Sample]], Figure | None]

@@ -138,6 +138,8 @@ def _cards(summary: Figures) -> str:
 
 def _levels(levels: Sequence[Figures]) -> str:
     """What clients waited, first; then what became of the requests."""
+    if not levels:
+        return ""
     answered = [level for level in levels if level["latency_ms"]]
     known = [name for name in GATES if any(level["latency_ms"][name] for level in answered)]
     few = ", ".join(

@@ -13,7 +13,7 @@ Points = list[tuple[float, float]]
 NIL = 0.005  # in any unit: it would be written as 0.0
 NIL_SHARE = 0.005  # of a stack: it could not be seen
 DEVICES, HTTP, REST = "server: devices", "server: HTTP", "server: the rest"
-CLIENT, OTHERS = "this client", "other programs"
+CLIENT, OTHERS, UNTOLD = "this client", "other programs", "server and other programs"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _stacks(summary: Figures, samples: Sequence[Sample]) -> Iterator[Strip]:
             "This computer's processor",
             "% of all cores",
             "who uses it, one on top of the other; 100 % is all of its cores",
-            _stacked([_shares(sample, cores, local=local) for sample in samples]),
+            _stacked(_shares(samples, cores, local=local)),
         )
     if not cores or not local:
         yield Strip(
@@ -100,17 +100,22 @@ def _stacks(summary: Figures, samples: Sequence[Sample]) -> Iterator[Strip]:
 Shares = tuple[float, dict[str, float]] | None
 
 
-def _shares(sample: Sample, cores: int, *, local: bool) -> Shares:
-    """Percent of all cores; None where it is not known."""
-    if sample.cpu_pct is None or sample.client_cpu_pct is None:
-        return None
-    server = _server(sample, "cpu_pct") if local else (0.0, {})
-    if server is None:
-        return None
-    parts = {name: value / cores for name, value in server[1].items()}
-    parts[CLIENT] = sample.client_cpu_pct / cores
-    parts[OTHERS] = max(0.0, sample.cpu_pct - sum(parts.values()))
-    return sample.t_s, parts
+def _shares(samples: Sequence[Sample], cores: int, *, local: bool) -> list[Shares]:
+    """Percent of all cores; None where it is not known. A server on this computer that doesn't tell
+    its own share can't be told from other programs."""
+    apart = local and any(sample.server_cpu_pct is not None for sample in samples)
+    rest = UNTOLD if local and not apart else OTHERS
+
+    def share(sample: Sample) -> Shares:
+        server = _server(sample, "cpu_pct") if apart else (sample.t_s, {})
+        if sample.cpu_pct is None or sample.client_cpu_pct is None or server is None:
+            return None
+        parts = {name: value / cores for name, value in server[1].items()}
+        parts[CLIENT] = sample.client_cpu_pct / cores
+        parts[rest] = max(0.0, sample.cpu_pct - sum(parts.values()))
+        return sample.t_s, parts
+
+    return [share(sample) for sample in samples]
 
 
 def _server(sample: Sample, unit: str) -> Shares:

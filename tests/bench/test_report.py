@@ -265,6 +265,22 @@ def test_who_used_the_processor_is_stacked_and_adds_up() -> None:
     }  # fmt: skip
 
 
+def test_a_server_that_tells_nothing_is_not_taken_for_other_programs() -> None:
+    sampled = samples(5, cpu_pct=90.0, server_cpu_pct=None)
+    processor = strips(summary(steady(70), sampled, local=True), sampled)[0]
+    assert set(processor.parts) == {"this client", "server and other programs"}
+
+
+@pytest.mark.parametrize("rows", [[], made(steady(5), outcome="reset", srv_total_ms=None)])
+def test_a_run_without_a_success_has_a_report_too(
+    page: Page, tmp_path: Path, rows: list[Row]
+) -> None:
+    page.complaints.clear()
+    page.open(reported(tmp_path, rows, []).report)
+    assert page.complaints == []
+    assert "INVALID" in page.evaluate("document.body.innerText")
+
+
 def test_charts_and_thumbnails_say_what_they_show(alone: Files, page: Page) -> None:
     page.open(alone.report)
     labels = page.evaluate(f"{CHARTS}.map(e => e.getAttribute('aria-label'))")
