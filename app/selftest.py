@@ -69,7 +69,7 @@ def check_sane(outputs: Outputs) -> None:
     scores = outputs.scores[rows]
     if not (np.isfinite(outputs.boxes[rows]).all() and np.isfinite(outputs.classes[rows]).all()):
         raise SelfTestError("gave boxes or classes that are no numbers")
-    if not ((scores >= 0) & (scores <= 1)).all():
+    if not ((scores >= 0) & (scores <= 1 + SAME)).all():
         raise SelfTestError("gave scores that are not between 0 and 1")
 
 

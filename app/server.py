@@ -193,11 +193,13 @@ class Application(BaseApplication):  # type: ignore[misc]
         """Build the WSGI application; called in the worker, which then owns the devices."""
         settings = self._settings
         pool = build_pool(settings, self._catalogue, self._announce)
-        service = Service(settings, self._catalogue, pool, image.notes())
+        watch = Watch(lambda: sightings(settings), pool)
+        notes = image.notes()
+        service = Service(settings, self._catalogue, pool, lambda: [*notes, *watch.notes()])
         app = create_app(service)
         app.extensions[SERVICE] = service
         pool.start()
-        Watch(lambda: sightings(settings), pool).start()
+        watch.start()
         return app
 
     def _announce(self) -> None:

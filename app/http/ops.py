@@ -85,7 +85,7 @@ def readiness(service: Service) -> dict[str, Any]:
         "devices": [
             {"id": each.id, "state": each.state, "reason": each.reason} for each in devices
         ],
-        "notes": [*service.notes, *refusals, *warnings],
+        "notes": [*service.notes(), *refusals, *warnings],
     }
 
 

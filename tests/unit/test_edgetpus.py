@@ -486,6 +486,25 @@ def test_what_is_wrong_is_logged_once_and_when_it_is_over_and_not_at_every_turn(
     assert lines == expected[:logged]
 
 
+def test_a_look_that_the_kernel_does_not_answer_is_told() -> None:
+    answer = threading.Event()
+    told = Told()
+
+    def look() -> list[Sighting]:
+        answer.wait(30)
+        return []
+
+    watch = Watch(look, told, every_s=0.001, stalled_s=0.05)
+    assert watch.notes() == []
+    watch.start()
+    wait_for(lambda: bool(watch.notes()))
+    assert "until it does, none that comes" in watch.notes()[0]
+    answer.set()
+    wait_for(lambda: len(told.updates) > 2)
+    watch.close()
+    assert watch.notes() == []
+
+
 def test_a_glance_that_fails_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:
     glances = iter([1, 0, 1, 1])
     told = Told()
