@@ -20,6 +20,7 @@ from typing import Any, Literal
 from app import local, models
 from app.devices import causes, discovery, link, sysfs, telemetry
 from app.devices.discovery import Device
+from app.devices.status import STARTING
 from app.errors import ReefError
 from app.settings import Settings
 
@@ -325,7 +326,7 @@ def _server(patient: Patient) -> Iterator[Finding]:
         failing = [
             (each["id"], each["reason"])
             for each in devices
-            if each["kind"] == "edgetpu" and each["state"] not in ("ready", "starting")
+            if each["kind"] == "edgetpu" and each["state"] != "ready" and each["reason"] != STARTING
         ]
         notes, reason = ready.body["notes"], ready.body["reason"]
     except (local.NoServer, KeyError, TypeError):

@@ -23,7 +23,7 @@ from app.devices.discovery import Device
 from app.devices.job import Inference, Job
 from app.devices.limits import OPEN_LIMIT_S, START_LIMIT_S, Backoff, BusyShare, Timings
 from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
-from app.devices.status import DeviceStatus, State
+from app.devices.status import STARTING, DeviceStatus, State
 from app.devices.telemetry import Finding, Sighting, Telemetry
 from app.errors import NoDevice
 from app.models import Model, Variant
@@ -43,7 +43,6 @@ DOUBT_S = 1.0  # idle for so long, a device is tried whatever its last times wer
 NEARLY_WELL = 1.3  # times its best latency; a device that was slow may be told slow again after it
 HOT_FACTOR = 4  # a hot device counts as so many times slower than it is, and can cool down
 
-STARTING = "is being started"
 GONE = "is not there any more; plug it in again, or rescan its bus"
 NO_MODEL = (
     "has no model: none of those served is compiled for the Edge TPU; `reef models pull "
