@@ -21,6 +21,7 @@ from app import local, models
 from app.advice import HERE
 from app.devices import causes, discovery, link, sysfs, telemetry
 from app.devices.discovery import DFU_ID, PCI_ID, USB_ID, Device
+from app.devices.status import STARTING
 from app.errors import StartError
 from app.settings import Settings
 
@@ -349,7 +350,7 @@ def _server(patient: Patient) -> Iterator[Finding]:
         failing = [
             (each["id"], each["reason"])
             for each in devices
-            if each["kind"] == "edgetpu" and each["state"] not in ("ready", "starting")
+            if each["kind"] == "edgetpu" and each["state"] != "ready" and each["reason"] != STARTING
         ]
         notes, reason = ready.body["notes"], ready.body["reason"]
     except (local.NoServer, KeyError, TypeError):

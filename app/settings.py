@@ -112,7 +112,9 @@ class Settings(BaseModel):
         "on", description="Whether the CPU answers while no Edge TPU can, marked as degraded."
     )
     usb_performance: Annotated[Literal["default", "low", "medium", "high", "max"], Lower] = Field(
-        "default", description="Clock of Edge TPUs on USB; `max` makes them hot."
+        "default",
+        description="Clock of Edge TPUs on USB; `max` makes them hot, and needs "
+        "libedgetpu's variant `max`.",
     )
     libedgetpu: str = Field(
         "libedgetpu.so.1", min_length=1, description="The Edge TPU's library: a name, or a path."

@@ -269,7 +269,8 @@ CAUSES = (
 
 
 CHATTER = re.compile(
-    r"I (?!\S+\] Failed )|I \S+\] Failed to stat |INFO: |W \S+ Could not set performance expect"
+    r"I (?!\S+\] Failed )|I \S+\] Failed to stat |E \S+\] \S+ is not a character device"
+    r"|W \S+\] Could not set performance expectation|INFO: "
 )
 """What explains no failure. At level I, libedgetpu says why it did not open a device, and much
 else; it also names each node that is not there, which may be another card's."""

@@ -10,6 +10,8 @@ from app.manifest import Kind
 
 State = Literal["starting", "ready", "waiting", "gone", "unusable", "stopped"]
 STATES: tuple[State, ...] = get_args(State)
+STARTING = "is being started"
+"""The reason of a device in the state `starting` that has not failed, and waits for nobody."""
 
 
 @dataclass(frozen=True)

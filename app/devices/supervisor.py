@@ -24,7 +24,7 @@ from app.devices.limits import (
 from app.devices.link import Link, Message, Setup
 from app.devices.served import Served
 from app.devices.session import DeviceDown, Run, Session
-from app.devices.status import DeviceStatus, State
+from app.devices.status import STARTING, DeviceStatus, State
 from app.devices.telemetry import Finding, Sighting, Telemetry
 from app.devices.timings import TICK_S, BusyShare, Timings
 from app.errors import NoDevice
@@ -48,7 +48,6 @@ BARRED = (
     f"{CRASHES_TO_BAR} processes in a row ended when they started with it; see the log, and "
     "restart Reef to try it again"
 )
-STARTING = "is being started"
 GONE = "is not there any more; plug it in again, or rescan its bus"
 NO_MODEL = (
     "has no model: none of those served is compiled for the Edge TPU; `reef models pull "

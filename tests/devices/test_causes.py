@@ -169,9 +169,11 @@ def test_a_stick_that_takes_no_data_is_heard_before_it_is_killed() -> None:
 
 def test_a_stick_that_hangs_at_its_opening_holds_up_no_other(host: Host, make_rig: MakeRig) -> None:
     host.add_usb("2-1")
-    host.add_usb("2-2")
     host.behave("2-1", "create=hang")
-    rig = make_rig().start("usb:2-2")
+    rig = make_rig().start("cpu")
+    wait_for(lambda: bool(host.happened("hangs")))
+    host.add_usb("2-2")
+    rig.wait("usb:2-2", "ready", looking=True)
     assert rig.infer() == "usb:2-2"
     rig.kill("usb:2-2", SIGKILL)
     rig.wait("usb:2-2", "ready")

@@ -69,7 +69,7 @@ def test_a_server_with_a_device_is_alive_and_ready(client: Client) -> None:
 
 def test_what_the_image_lacks_is_told_and_hurts_nobody(service: Service) -> None:
     notes = ("this image lacks a spoon: build it again with one",)
-    client = client_of(Service(service.settings, service.catalogue, service.pool, notes))
+    client = client_of(Service(service.settings, service.catalogue, service.pool, lambda: notes))
     answer = client.get("/ready")
     assert answer.status_code == 200
     assert answer.json["notes"] == list(notes)

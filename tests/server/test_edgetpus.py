@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,10 +19,11 @@ import psutil
 import pytest
 from PIL import Image
 
+from app.devices.link import ROOT
 from tests import colour_model
 from tests.server.conftest import MakeServer, Server, alive
-from tests.standin import compiled_model
-from tests.standin.host import Host
+from tests.standin import compiled_model, failures
+from tests.standin.host import LOADED, Host
 
 SIZE = 32
 PCI, PCI_2 = "pci:0000:03:00.0", "pci:0000:04:00.0"
@@ -104,6 +107,32 @@ def test_a_degraded_answer_says_so_everywhere(host: Host, start: Start) -> None:
     server.wait_until(lambda: state(server, PCI) == "ready")
     assert predict(server, picture(2)[0])[0]["device"] == PCI
     assert not server.get("/ready")[1]["degraded"]
+
+
+def test_a_cause_is_told_by_devices_ready_the_log_and_doctor(host: Host, start: Start) -> None:
+    """A third of the ways not to open a device, by as many devices."""
+    says = {}
+    for number, failure in enumerate(failures.OPENING[::3]):
+        if failure.bus == "pci":
+            device, key = host.add_pci(number), f"apex_{number}"
+        else:
+            device, key = host.add_usb(f"2-{number}", LOADED), f"2-{number}"
+        host.behave(key, failure.behaviour)
+        says[device] = failure.says
+    server = start("cpu", REEF_RESTART_BACKOFF_MAX_S="60")
+    server.wait_until(lambda: all(state(server, each) == "waiting" for each in says), 60)
+    shown = {each["id"]: each["reason"] for each in server.get("/devices")[1]["devices"]}
+    ready = server.get("/ready")[1]["reason"]
+    command = [sys.executable, "-m", "app", "doctor", "--json"]
+    ran = subprocess.run(command, env=server.environ, cwd=ROOT, capture_output=True, text=True)
+    findings = json.loads(ran.stdout)["findings"]
+    told = [each["says"] for each in findings if each["check"] == "server_device"]
+    for device, cause in says.items():
+        assert cause in shown[device]
+        assert f"{device} " in ready
+        assert cause in ready
+        assert any(f"{device}: " in line and cause in line for line in server.lines)
+        assert any(f"{device} " in line and cause in line for line in told)
 
 
 def test_heat_and_a_bad_link_are_shown_and_logged_once(host: Host, start: Start) -> None:

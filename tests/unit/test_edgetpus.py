@@ -407,6 +407,24 @@ SAID = [
     ("Encountered unresolved custom op: edgetpu-custom-op.", "not_delegated"),
     ("Device open failed : -1 (Permission denied)", "permission"),
     ("Device open failed : -1 (Operation not permitted)", "busy"),
+    ("Device open failed : -1 (Connection timed out)", "chip_dead"),
+    ("Device open failed : -1 (Input/output error)", "io_error"),
+    ("Device open failed : -1 (No such device)", "removed"),
+    ("Device open failed : -1 (No such file or directory)", "no_node"),
+    (
+        "Could not enable coherent allocator size 16384. : fd=9 (Cannot allocate memory)",
+        "coherent_memory",
+    ),
+    ("CoherentAllocator Could not mmap size 16384.", "coherent_memory"),
+    ("Setting Event Fd Failed : 8 (Inappropriate ioctl for device)", "eventfd"),
+    ("Internal: HIB Error. hib_error_status = ffffffffffffffff, hib_first", "off_the_bus"),
+    ("F mmio_driver.cc:527] Non-OK-status: NotifyRequestCompletion()", "unexpected_state"),
+    ("Permission denied: USB error -3 [OpenDevice]", "permission"),
+    ("Deadline exceeded: USB error -6 [ClaimInterface]", "usb_busy"),
+    ("Unknown: USB error -9 [GetDeviceDescriptor]", "usb_stall"),
+    ("Resource exhausted: USB error -11 [AsyncBulkOutTransfer]", "usb_memory"),
+    ("Unknown: USB error -1 [OpenDevice]", "usb_unopened"),
+    ("Failed to prepare for TPU. Invalid argument: Executable is corrupt.", "refused_model"),
     ("Could not map pages : 10 (Device or resource busy)", "unmapped"),
     ("Process 12 is opening a node held by 7", "busy"),
     ("Device open failed : -1 (No such device or address)", "dead_node"),
@@ -441,6 +459,37 @@ def test_every_known_message_has_a_cause(line: str, key: str) -> None:
 def test_a_harmless_message_has_none() -> None:
     harmless = "Could not set performance expectation : 4 (Inappropriate ioctl for device)"
     assert causes.known([harmless]) is None
+
+
+def test_an_internal_error_of_the_chip_is_told_by_its_bus() -> None:
+    line = "E driver/mmio_driver.cc:254] HIB Error. hib_error_status = 0000000000002200"
+    for bus, key, says in (("pci", "hib_error", "DMA"), ("usb", "usb_hib_error", "stick")):
+        cause = causes.known([line], bus)  # type: ignore[arg-type]
+        assert cause
+        assert (cause.key, says in cause.says) == (key, True)
+    assert "pcie_aspm" not in causes.why_failed("hung", [line], "usb")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "I driver/usb/local_usb_device.cc:100] ConvertLibUsbTransferStatus: USB transfer error 2 "
+        "[LibUsbDataInCallback]",
+        "I driver/usb/usb_driver.cc:1138] bulk in 1024 bytes from buffer index [5]",
+        "I driver/kernel/kernel_registers.cc:83] Opening /dev/apex_0. read_only=0",
+        "I driver/driver_factory_default.cc:48] Failed to stat /dev/apex_1: No such file",
+        "E driver/driver_factory_default.cc:52] /dev/apex_1 is not a character device.",
+        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
+    ],
+)
+def test_chatter_explains_no_failure_and_is_not_quoted(line: str) -> None:
+    assert causes.why_failed("hung", [line], "usb") == "hung"
+    assert causes.why_ended("ready", -9, [line], "pci") == "its process was killed by SIGKILL"
+
+
+def test_the_cpus_process_has_none_of_an_edge_tpus_troubles() -> None:
+    said = causes.why_ended("ready", 1, ["PermissionError: Permission denied"], "cpu")
+    assert said == "its process ended with status 1: PermissionError: Permission denied"
 
 
 def test_a_crash_means_something_else_at_each_stage() -> None:
