@@ -120,9 +120,9 @@ def check(_options: argparse.Namespace) -> int:
 
     started = start.prepare(reading, start.check_folders)
     started.listener.close()
-    told = started.settings
-    served = ", ".join(model.name for model in started.catalogue.all)
-    print(f"all is well: {served} on {told.host} port {told.port}")  # noqa: T201
+    models = ", ".join(model.name for model in started.catalogue.all)
+    address = f"{started.settings.host} port {started.settings.port}"
+    print(f"all is well: {models} on {address}")  # noqa: T201
     return 0
 
 

@@ -104,6 +104,8 @@ def listen(settings: Settings) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, idle)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, idle)
+            if family == socket.AF_INET6:  # whatever net.ipv6.bindv6only says
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.bind((settings.host, settings.port))
             listener.listen(BACKLOG)
             undo.pop_all()

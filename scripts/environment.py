@@ -52,7 +52,7 @@ class Interpreter:
 
     def objection(self) -> str:
         """Why Reef's packages can't be had for it, in one sentence; empty when they can."""
-        version, newest = ("{}.{}".format(*each) for each in (self.version, NEWEST))
+        version, newest = ("{}.{}".format(*number) for number in (self.version, NEWEST))
         if self.system != "linux":
             return f"Reef runs on Linux, not on {self.system}; {CONTAINER}"
         if self.bits != 64:
@@ -98,16 +98,16 @@ def install(requirements: str) -> int:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--retries", "2", "--require-hashes", "--requirement", requirements]
     ran = subprocess.run(command, stderr=subprocess.PIPE)
-    said = ran.stderr.decode(errors="replace")
+    words = ran.stderr.decode(errors="replace")
     if not ran.returncode:
-        sys.stderr.write(said)
+        sys.stderr.write(words)
         return 0
-    if any(words in said for words in NOT_REACHED):
+    if any(sign in words for sign in NOT_REACHED):
         return fail(
             "the package index can't be reached: look at the network, or name a proxy in "
             "https_proxy or a mirror in PIP_INDEX_URL"
         )
-    return fail(f"{requirements} can't be installed; pip says why", said.strip())
+    return fail(f"{requirements} can't be installed; pip says why", words.strip())
 
 
 def fail(why: str, *words: str) -> int:

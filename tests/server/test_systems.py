@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,38 @@ def test_it_serves_without_this_where_the_run_folder_is_somewhere(
     finally:
         assert server.stop() == 0
 
+
+NO_IPV6_LOOPBACK = (
+    "ip link set lo up",
+    "echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6",
+    "echo 1 >/proc/sys/net/ipv6/bindv6only",
+)
+
+
+def test_on_every_address_of_ipv6_it_is_healthy_without_its_loopback(tmp_path: Path) -> None:
+    """In a network namespace whose loopback has IPv4 alone."""
+    before = behind_mounts(*NO_IPV6_LOOPBACK)
+    before.insert(1, "--net")
+    if not shutil.which("ip") or subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("this system makes no network namespaces with IPv6")
+    said = subprocess.run(
+        [*before, "sh", "-c", SERVE_AND_ASK, "sh", sys.executable],
+        env={**ENVIRON, "PYTHONPATH": str(ROOT), "REEF_HOST": "::", "REEF_RUN_DIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert said.returncode == 0, said
+    assert '{"ready":true,' in said.stdout
+
+
+SERVE_AND_ASK = """
+"$1" -m app serve & server=$!
+until "$1" -m app healthcheck; do kill -0 $server || exit 9; sleep 0.2; done
+kill $server
+wait $server
+"""
 
 KUBERNETES = {
     "REEF_PORT": "tcp://10.96.12.7:5000",
