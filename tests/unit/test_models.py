@@ -716,3 +716,7 @@ def test_label_files_that_cannot_be_right_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         parse_labels(lines, classes)
+
+
+def test_labels_of_the_manifest_may_leave_out_any_classes() -> None:
+    assert parse_labels(["0 a", "1 b"], 4, vouched=True) == ("a", "b", "???", "???")
