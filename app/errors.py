@@ -127,7 +127,7 @@ class ImageAmbiguous(RequestError):
 
 
 class UploadBroken(RequestError):
-    """The body ended early or is not the multipart form that it says it is."""
+    """The body ended early, or is not the form or not compressed as it says."""
 
     code = "upload_broken"
 
@@ -187,7 +187,7 @@ class ImageTooLarge(RequestError):
 
 
 class UnsupportedType(RequestError):
-    """The request's Content-Type is not one that carries a picture."""
+    """The request's Content-Type carries no picture, or its Content-Encoding isn't read."""
 
     status = 415
     code = "unsupported_type"
@@ -201,7 +201,7 @@ class NotAnImage(RequestError):
 
 
 class ImageCorrupt(RequestError):
-    """The bytes begin like a picture but can't be decoded."""
+    """The bytes begin like a picture but can't be decoded, or only a part of it."""
 
     status = 422
     code = "image_corrupt"

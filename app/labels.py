@@ -19,12 +19,15 @@ NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 NUMBERED = re.compile(r"(\d{1,9})[\s:,]+(\S.*)", re.ASCII)
 
 
-def labels_of(file: TFLiteFile, path: Path, given: Path | None) -> tuple[str, ...]:
+def labels_of(
+    file: TFLiteFile, path: Path, given: Path | None, vouched: bool = False
+) -> tuple[str, ...]:
     """The name of each class id of the model in `path`: from `given`, else packed into the model,
-    else from the text file beside it. Raises ModelError naming the file and the remedy."""
+    else from the text file beside it. Those `vouched` for may leave out as many classes as they
+    like. Raises ModelError naming the file and the remedy."""
     beside = path.with_suffix(".txt")
     if given:
-        return _read(given, file, path, "REEF_LABELS: ")
+        return _read(given, file, path, "REEF_LABELS: ", vouched)
     if file.texts:
         return _packed(file, path)
     if beside.is_file():
@@ -35,13 +38,15 @@ def labels_of(file: TFLiteFile, path: Path, given: Path | None) -> tuple[str, ..
     )
 
 
-def _read(source: Path, file: TFLiteFile, path: Path, setting: str = "") -> tuple[str, ...]:
+def _read(
+    source: Path, file: TFLiteFile, path: Path, setting: str = "", vouched: bool = False
+) -> tuple[str, ...]:
     try:
         data = source.read_bytes()
     except OSError as error:
         raise ModelError(f"{setting}{source}: {error.strerror}; correct the path") from error
     try:
-        return parse_labels(lines_of(data), file.classes)
+        return parse_labels(lines_of(data), file.classes, vouched)
     except ValueError as error:
         raise ModelError(f"{source}: {error} (for {path})") from error
 
@@ -81,13 +86,16 @@ def lines_of(data: bytes) -> list[str]:
     raise ValueError("is no text; it takes one label per line, in UTF-8")
 
 
-def parse_labels(lines: Iterable[str], classes: int | None) -> tuple[str, ...]:
+def parse_labels(
+    lines: Iterable[str], classes: int | None, vouched: bool = False
+) -> tuple[str, ...]:
     """The name of each class id, from lines `name` or `id name`; UNNAMED for an empty line.
 
     `classes` is how many the model tells apart, None if it doesn't say. A first line `???` or
     `background` beyond that number stands for no class, as in TensorFlow's label maps.
     Raises ValueError if the labels can't be the model's: without ids by their number; with ids,
-    which may leave classes out, if they don't end with the last class or leave out most.
+    which may leave classes out, if they don't end with the last class or leave out most; unless
+    somebody has `vouched` for them.
     """
     texts = [line.strip() for line in lines]
     while texts and not texts[-1] and len(texts) != classes:
@@ -96,7 +104,9 @@ def parse_labels(lines: Iterable[str], classes: int | None) -> tuple[str, ...]:
         raise ValueError("holds no labels; it takes one per line")
     numbered = [NUMBERED.fullmatch(text) for text in texts if text]
     if all(numbered):
-        return _numbered([(int(match[1]), match[2]) for match in numbered if match], classes)
+        return _numbered(
+            [(int(match[1]), match[2]) for match in numbered if match], classes, vouched
+        )
     texts = [text or UNNAMED for text in texts]
     if len(texts) - 1 == classes and texts[0].lower() in (UNNAMED, "background"):
         texts = texts[1:]
@@ -105,7 +115,7 @@ def parse_labels(lines: Iterable[str], classes: int | None) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _numbered(labels: list[tuple[int, str]], classes: int | None) -> tuple[str, ...]:
+def _numbered(labels: list[tuple[int, str]], classes: int | None, vouched: bool) -> tuple[str, ...]:
     names = dict(labels)
     last = max(names)
     if len(names) < len(labels):
@@ -113,9 +123,9 @@ def _numbered(labels: list[tuple[int, str]], classes: int | None) -> tuple[str, 
     if last >= (classes or MAX_CLASSES):
         most = classes or f"at most {MAX_CLASSES}"
         raise ValueError(f"has a label for class {last}, but the model has {most} classes")
-    if classes and (last < classes - 1 or len(names) < classes / 2):
+    if classes and not vouched and (last < classes - 1 or len(names) < classes / 2):
         raise ValueError(
             f"has {len(names)} labels, the last for class {last}, but the model has {classes} "
             f"classes, 0 to {classes - 1}; call those without a name {UNNAMED}"
         )
-    return tuple(names.get(i, UNNAMED) for i in range(last + 1))
+    return tuple(names.get(i, UNNAMED) for i in range(classes or last + 1))

@@ -220,7 +220,7 @@ class _Loader:
 
     def _from_manifest(self, name: str, labels: Path | None) -> Model:
         entry = self.manifest.models[name]
-        variants = self._variants(name, entry, self._find(entry.labels))
+        variants = self._variants(name, entry, self._find(entry.labels), vouched=True)
         if not variants:
             wanted = entry.files.get("cpu") or next(iter(entry.files.values()))
             raise ModelError(
@@ -230,10 +230,12 @@ class _Loader:
         given = self._variants(name, entry, labels) if labels else variants
         return Model(name, given, self._selftest(entry, variants, given))
 
-    def _variants(self, name: str, entry: ManifestModel, labels: Path) -> dict[Kind, Variant]:
+    def _variants(
+        self, name: str, entry: ManifestModel, labels: Path, vouched: bool = False
+    ) -> dict[Kind, Variant]:
         layout = Layout(**entry.input.model_dump())
         return {
-            kind: _variant(name, self._find(file.path), labels, layout, file.checksum)
+            kind: _variant(name, self._find(file.path), labels, layout, file.checksum, vouched)
             for kind, file in entry.files.items()
             if self._present(name, kind)
         }
@@ -287,9 +289,15 @@ class _Loader:
 
 
 def _variant(
-    name: str, path: Path, labels: Path | None, layout: Layout | None, checksum: Checksum | None
+    name: str,
+    path: Path,
+    labels: Path | None,
+    layout: Layout | None,
+    checksum: Checksum | None,
+    vouched: bool = False,
 ) -> Variant:
-    """Check and describe one file. `layout` and `checksum` are what the manifest promises."""
+    """Check and describe one file. `layout` and `checksum` are what the manifest promises; the
+    labels too where they are `vouched` for."""
     data = _read(path)
     actual = hashlib.sha256(data).hexdigest()
     if checksum and (objection := checksum.objection(data)):
@@ -312,7 +320,7 @@ def _variant(
         outputs=outputs,
         detections=detections,
         regular_nms=file.regular_nms,
-        labels=labels_of(file, path, labels),
+        labels=labels_of(file, path, labels, vouched),
     )
 
 

@@ -27,7 +27,7 @@ WHAT_TO_DO = {
     "bad_parameter": "The message names the parameter and what it takes.",
     "image_missing": "Send the picture as the field `image`, or as the body.",
     "image_ambiguous": "Send one picture per request.",
-    "upload_broken": "Send the whole body, with its true `Content-Length` or boundary.",
+    "upload_broken": "Send the whole body, with its true `Content-Length`, boundary and coding.",
     "unauthorized": "Send the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
     "not_found": "See the routes above.",
     "unknown_model": "`/models` lists those served; `REEF_EXTRA_MODELS` adds more.",
@@ -37,7 +37,10 @@ WHAT_TO_DO = {
     "image_too_large": "Send a smaller picture, or raise `REEF_MAX_MEGAPIXELS`.",
     "unsupported_type": "Send a multipart form, `image/*` or `application/octet-stream`.",
     "not_an_image": "Send JPEG, PNG, WebP, BMP or GIF.",
-    "image_corrupt": "The file is damaged, or was cut short before it was sent.",
+    "image_corrupt": (
+        "The message has the reason. Most often the file was cut short before it was sent; see "
+        "[docs/decoding.md](docs/decoding.md)."
+    ),
     "too_many_requests": "Wait for `Retry-After`; `REEF_CLIENT_RATE`, `REEF_CLIENT_REQUESTS`.",
     "internal_error": "Report it, with the traceback from the log.",
     "busy": "Wait for `Retry-After`; send fewer pictures at once.",
