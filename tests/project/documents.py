@@ -9,6 +9,12 @@ from app.settings import CONFIG_VARIABLE, Settings, variable
 from tests.support import ROOT
 
 README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "reference.md"
+CONTAINER = ROOT / "docs" / "container.md"
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+GUIDES = [README, REFERENCE, CONTAINER, TROUBLESHOOTING]
+"""What users read: every command, example and message there is tried."""
+
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 MIGRATION = ROOT / "docs" / "migration.md"
 SECURITY = ROOT / "SECURITY.md"
