@@ -127,4 +127,4 @@ def test_the_image_has_the_version_of_the_code() -> None:
 
 def test_what_belongs_to_one_computer_is_not_committed() -> None:
     ignored = (ROOT / ".gitignore").read_text().splitlines()
-    assert {"/.env", "/compose.devices.yaml"} <= set(ignored)
+    assert {"/.env", "/compose.devices.yaml", "/compose.volumes.yaml"} <= set(ignored)
