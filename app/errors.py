@@ -1,10 +1,11 @@
 """Every error that Reef answers or stops with.
 
 ReefError
-├── StartError                    stops the start: one line on stderr, then `exit_status`
+├── StartError                    stops the start: a line on stderr each, then `exit_status`
 │   ├── SettingsError       2     a setting's name or value is wrong
 │   ├── ModelError          3     a model, its labels or the manifest can't be used
-│   └── AddressError        4     the address to listen on can't be had
+│   ├── AddressError        4     the address to listen on can't be had
+│   └── SystemLacks         5     this system does not let a server run
 └── RequestError                  answered as JSON, with the status below
     ├── BadParameter        400   bad_parameter
     ├── ImageMissing        400   image_missing
@@ -30,7 +31,8 @@ ReefError
 A message says what is wrong and what to do about it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class ReefError(Exception):
@@ -38,9 +40,16 @@ class ReefError(Exception):
 
 
 class StartError(ReefError):
-    """Stops the start of the program."""
+    """Stops the start of the program. Its arguments are what is wrong, a sentence each."""
 
     exit_status = 1
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class SettingsError(StartError):
@@ -59,6 +68,34 @@ class AddressError(StartError):
     """The address to listen on can't be had."""
 
     exit_status = 4
+
+
+class SystemLacks(StartError):
+    """This system does not let a server run: threads, open files, instructions, memory files."""
+
+    exit_status = 5
+
+
+class Problems:
+    """Collects what stops the start, so that all of it is told at once and not one a try."""
+
+    def __init__(self) -> None:
+        self._errors: list[StartError] = []
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """A step that may fail; the next ones are tried all the same."""
+        try:
+            yield
+        except StartError as error:
+            self._errors.append(error)
+
+    def raise_all(self) -> None:
+        """Raise the first that was collected, with the sentences of all; nothing where none was."""
+        if self._errors:
+            first = self._errors[0]
+            sentences = dict.fromkeys(each for error in self._errors for each in error.problems)
+            raise type(first)(*sentences) from first
 
 
 class RequestError(ReefError):

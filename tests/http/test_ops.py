@@ -2,6 +2,8 @@
 
 import io
 import logging
+import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import logs
+from app import __version__, logs
 from app.http import create_app
 from app.service import Service
 from tests import colour_model
@@ -166,6 +168,14 @@ def test_the_description_of_the_api_is_json(client: Client) -> None:
 
 
 # ---------------------------------------------------------------------------- metrics
+
+
+def test_what_runs_here_is_a_metric(client: Client) -> None:
+    (sample,) = metrics(client)["reef_build_info"].samples
+    assert sample.value == 1
+    assert sample.labels["version"] == __version__
+    assert sample.labels["python"] == platform.python_version()
+    assert re.fullmatch(r"(ai-edge-litert|tflite-runtime) \d\S+", sample.labels["runtime"])
 
 
 def metrics(client: Client) -> dict[str, Metric]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from app import doctor
+from app.advice import HERE
+from app.devices import discovery
 from app.doctor import Finding, Patient
 from tests import colour_model
 from tests.client import free_port
@@ -68,6 +70,19 @@ def driver_not_loaded(host: Host) -> None:
     put(host, doctor.SECURE_BOOT, "\x06\x00\x00\x00\x01")
 
 
+def given_away(host: Host) -> None:
+    """vfio-pci has the card."""
+    without_driver(host)
+    (host.root / "sys/bus/pci/devices" / PCI[4:] / "driver").symlink_to("../drivers/vfio-pci")
+
+
+def node_is_a_file(host: Host) -> None:
+    """An LXC container that was started before the host had the card."""
+    host.add_pci()
+    (host.root / "dev/apex_0").unlink()
+    (host.root / "dev/apex_0").touch()
+
+
 def not_accepted(host: Host) -> None:
     """The driver is there and could not start the card."""
     host.add_pci()
@@ -112,12 +127,15 @@ def kernel_says(*lines: str) -> Callable[[Host], None]:
 ILL: dict[str, tuple[Callable[[Host], object], str, str, str]] = {
     # what is done to the host, the check that finds it, its level, and words of it
     "no device": (lambda _: None, "no_device", "note", "check that it is plugged in"),
-    "no driver": (without_driver, "unusable", "error", "install gasket-dkms for this kernel"),
+    "no driver": (without_driver, "unusable", "error", discovery.DRIVER_REMEDY),
+    "given to a virtual machine": (given_away, "unusable", "error", "for a virtual machine"),
+    "a node that is a file": (node_is_a_file, "unusable", "error", "/dev/apex_0 is a file here"),
+    "lamed": (lambda host: host.add_pci(status="LAMED"), "driver_status", "error", "LAMED"),
     "another kernel's driver": (
         driver_for_another_kernel,
         "unusable",
         "error",
-        f"not built for kernel {KERNEL}: install linux-headers-{KERNEL}",
+        f"not built for kernel {KERNEL}: run `{discovery.DRIVER_REMEDY}`",
     ),
     "driver not loaded": (driver_not_loaded, "unusable", "error", "Secure Boot refuses the driver"),
     "not accepted": (not_accepted, "unusable", "error", "dmesg | grep -i apex"),
@@ -244,7 +262,7 @@ def test_a_model_that_is_not_compiled_is_told(patient: Patient, host: Host, tmp_
     settings = settings.model_copy(update={"model_cpu": ""})
     said = found(replace(patient, settings=settings))["model_not_compiled"]
     assert said.level == "error"
-    assert "reef models pull" in said.says
+    assert f"`{HERE.pull('ssdlite_mobiledet')}`" in said.says
 
 
 def test_googles_own_library_is_told(patient: Patient, host: Host, tmp_path: Path) -> None:

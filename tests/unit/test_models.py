@@ -4,6 +4,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 import yaml
 
 from app import models
-from app.errors import ModelError, SettingsError, UnknownModel
+from app.advice import HERE
+from app.errors import ModelError, SettingsError, StartError, UnknownModel
 from app.labels import UNNAMED, parse_labels
 from app.manifest import Manifest, read_manifest
-from app.models import Catalogue, Layout
+from app.models import Catalogue, Layout, Model
 from app.settings import EMBEDDED_MODELS
 from tests import colour_model
 from tests.support import make_settings
@@ -352,7 +354,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "missing from the manifest": (
         lambda folder: {"model": TPU_DEFAULT, "models_dir": folder},
         "ssdlite_mobiledet_coco_qat_postprocess.tflite",
-        "missing; `reef models pull ssdlite_mobiledet` fetches it from https://",
+        f"missing; `{HERE.pull(TPU_DEFAULT)}` fetches it from https://",
     ),
     "missing among the extra ones": (
         lambda folder: {"extra_models": (str(folder / "gone.tflite"),)},
@@ -484,16 +486,45 @@ def test_a_bad_model_stops_the_start_with_its_setting_and_file_and_a_remedy(
             {"model_cpu": DEFAULT},
             "REEF_MODEL_CPU: is the counterpart of REEF_MODEL; set that too",
         ),
-        (
-            {"only_labels": ("person", "persn")},
-            f"REEF_ONLY_LABELS: model {DEFAULT} has no label 'persn'; did you mean 'person'?",
-        ),
     ],
 )
 def test_settings_that_cannot_be_meant_stop_the_start(told: dict[str, Any], line: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(**told)
     assert str(caught.value) == line
+
+
+def test_labels_that_the_model_does_not_have_are_told_with_those_it_has() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(only_labels=("persn", "person", "bycicle"))
+    (line,) = caught.value.problems
+    head, _, shown = line.partition("; it has: ")
+    assert head == f"REEF_ONLY_LABELS: model {DEFAULT} has no label 'persn', 'bycicle'"
+    listed = shown.split(", ")
+    assert listed[0] == "person"
+    assert "bicycle" in listed[:5]
+    assert set(listed) == load().default.labels
+
+
+def test_of_many_or_long_labels_some_are_listed() -> None:
+    variant = load().default.variants["cpu"]
+    labels = tuple(f"{number:03}" + "x" * 5000 for number in range(300))
+    wide = Model("wide", {"cpu": replace(variant, labels=labels)}, None)
+    line = models.no_such_labels(wide, ["y" * 9000] * 300)
+    assert line.endswith(" and 200 more")
+    assert len(line) < 10_000
+
+
+def test_everything_that_is_wrong_with_the_models_is_told_at_once(tmp_path: Path) -> None:
+    gone = [str(tmp_path / f"{name}.tflite") for name in ("a", "b")]
+    with pytest.raises(StartError) as caught:
+        load(extra_models=tuple(gone), only_labels=("persn",), model_cpu=DEFAULT)
+    problems = caught.value.problems
+    beginnings = [problem.partition(" ")[0] for problem in problems]
+    assert beginnings == [
+        *("REEF_MODEL_CPU:", "REEF_ONLY_LABELS:", "REEF_EXTRA_MODELS:", "REEF_EXTRA_MODELS:")
+    ]
+    assert all(any(path in problem for problem in problems) for path in gone)
 
 
 def test_a_thousand_damaged_files_are_refused_in_words_or_described(tmp_path: Path) -> None:
