@@ -21,11 +21,11 @@ main() {
     *) die "no such option: $1; see --help" >&2 ;;
     esac
     local host=${REEF_HOST:-127.0.0.1} port=${REEF_PORT:-5000} config=${REEF_CONFIG:-reef.yaml}
-    # A settings file that may name another place is read by who can read it.
-    if [ -e "$config" ] && grep --quiet 'host\|port' "$config"; then
+    # What is not plain, or may stand in a file of settings, is read by the server's own rules.
+    if [[ ! $host =~ ^[0-9A-Za-z.:-]+$ || ! $port =~ ^[0-9]+$ ]] ||
+        { [ -e "$config" ] && grep --quiet 'host\|port' "$config"; }; then
         exec "${PYTHON:-/opt/reef/venv/bin/python}" -m app healthcheck
     fi
-    [[ $port != tcp://* ]] || port=5000 # Kubernetes' own, of a service that is called reef
     case $host in
     0.0.0.0) host=127.0.0.1 ;;
     ::) host=::1 ;;

@@ -135,7 +135,7 @@ def test_what_a_user_changed_in_env_stays(host: Host) -> None:
 
 
 def test_a_kept_env_that_names_the_overlay_gets_one_without_any_device(host: Host) -> None:
-    """A fresh clone with the .env of before: Compose can't do anything while the file is missing."""
+    """A fresh clone with the .env of before: Compose can't do anything without that file."""
     kept = "COMPOSE_FILE=compose.yaml:compose.devices.yaml\n"
     (host.checkout / ".env").write_text(kept)
     write(host)

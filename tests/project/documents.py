@@ -12,7 +12,9 @@ README = ROOT / "README.md"
 REFERENCE = ROOT / "docs" / "reference.md"
 CONTAINER = ROOT / "docs" / "container.md"
 TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
-GUIDES = [README, REFERENCE, CONTAINER, TROUBLESHOOTING]
+FAQ = ROOT / "docs" / "faq.md"
+COMPARISON = ROOT / "docs" / "comparison.md"
+GUIDES = [README, REFERENCE, CONTAINER, TROUBLESHOOTING, FAQ, COMPARISON]
 """What users read: every command, example and message there is tried."""
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
