@@ -43,6 +43,8 @@ main() {
     . scripts/lib/checks.sh
     # shellcheck source=scripts/lib/address.sh
     . scripts/lib/address.sh
+    # shellcheck source=scripts/lib/doctor.sh
+    . scripts/lib/doctor.sh
     case $command in
     --help | -h) usage ;;
     doctor) do_doctor ;;

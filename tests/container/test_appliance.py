@@ -79,6 +79,9 @@ def test_up_ends_with_a_curl_line_that_works_and_down_removes_it(builder: Checko
     status = builder.make("status")
     assert status.status == 0
     assert address in status.out
+    doctor = builder.make("doctor")
+    assert re.search(r"^OK      Docker .+ and Compose .+$", doctor.out, re.MULTILINE)
+    assert "no Reef answers" not in doctor.out
     down = builder.make("down")
     assert down.status == 0
     assert builder.make("status").status != 0

@@ -1,5 +1,6 @@
 """The scripts explain themselves, refuse what they don't know, and say what they would do."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tests.client import ENVIRON
 from tests.support import ROOT
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
-NEEDED = ("bash", "dirname", "env", "id", "rm", "sed", "sort", "tail")
+NEEDED = ("awk", "bash", "dirname", "env", "id", "rm", "sed", "sort", "tail")
 
 
 def run(script: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -96,6 +97,13 @@ def test_a_user_who_may_not_use_docker_is_told_how_to(tmp_path: Path) -> None:
     assert "usermod --append --groups docker" in line
     assert "sudo" in line
     assert "no Docker engine" not in line
+
+
+def test_the_doctor_tells_what_is_missing_and_goes_on(tmp_path: Path) -> None:
+    ran = run(ROOT / "scripts" / "appliance.sh", "doctor", PATH=with_docker(tmp_path, DENIED))
+    assert ran.returncode == 20
+    assert "ERROR   there is no curl here; install it\n" in ran.stdout
+    assert re.search("^WARNING this user may not use Docker; ", ran.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
