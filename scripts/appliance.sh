@@ -152,7 +152,6 @@ keep() {
     text=$before
     for name in "$@"; do
         [ "${!name-}" != "$(dotenv_get "$name" "$dotenv")" ] || continue
-        [[ ${!name-} != *[$'\'\n\r']* ]] || die "$name can't be kept in .env: it has a quote or a line end"
         text=$(dotenv_with "$text" "$name" "${!name-}")
         say "$name is kept in .env"
     done

@@ -18,6 +18,7 @@ check_names() {
     done <<<"$dotenv"
     for name in "$@"; do
         is_variable "$name" || die "$name: $(instead_of "$name")"
+        [[ ${!name-} != *[$'\'\n\r']* ]] || die "$name can't be kept in .env: it has a quote or a line end"
     done
     for name in $(compgen -e REEF_); do
         if ! is_variable "$name"; then
@@ -49,7 +50,7 @@ check_folders() {
     for name in "${FROM_HERE[@]}"; do
         folder=$(setting "$name" '')
         ! is_path "$folder" || [ -d "${folder/#\~\//$HOME/}" ] ||
-            die "$name: there is no folder $folder; make it, or correct its name"
+            die "$name: there is no folder $folder; create it, or correct its name"
     done
 }
 

@@ -213,7 +213,7 @@ def test_a_folder_that_is_missing_is_refused_and_not_made(copy: Checkout) -> Non
     missing_folder = copy.folder / "no such folder"
     up = copy.make("up", f"REEF_MODELS={missing_folder}")
     assert up.status != 0
-    assert f"REEF_MODELS: there is no folder {missing_folder}; make it" in up.err
+    assert f"REEF_MODELS: there is no folder {missing_folder}; create it" in up.err
     assert not missing_folder.exists()
 
 
