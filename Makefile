@@ -1,13 +1,15 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status image bench-image sbom run test test-vm check format lock audit \
-  fuzz soak recover bench accuracy measure clean check-settings
+.PHONY: help up down logs status doctor image bench-image sbom run test test-vm check \
+  check-settings format lock audit fuzz soak recover bench accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
 ASK := http://127.0.0.1:$(or $(PORT),$(REEF_PORT),5000)
 OTHER_PORT = $(if $(PORT),REEF_PORT=$(PORT))
+# The names of what stands on make's command line.
+CHOSEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= # all, in the order of pyproject.toml: the fast layers first
@@ -15,15 +17,16 @@ TESTS ?= # all, in the order of pyproject.toml: the fast layers first
 help: ## List the targets.
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-up: ## Build the container image, start it and wait until it is ready. PORT=5000
-	$(OTHER_PORT) scripts/appliance.sh up
+up: ## Build the container image, start it and wait until it is ready. PORT=5000 and any setting stay
+	$(OTHER_PORT) scripts/appliance.sh up $(patsubst PORT,REEF_PORT,$(CHOSEN))
 
-down logs status image bench-image:
+down logs status doctor image bench-image:
 	scripts/appliance.sh $@
 
 down: ## Stop the container; its models and logs stay.
 logs: ## Follow the container's log.
 status: ## How the container is, and what is wrong with it.
+doctor: ## What this computer lacks, and why an Edge TPU doesn't work.
 image: ## Build the container image, from Debian's archive where no registry answers.
 bench-image: ## Build the benchmark's image, for docker compose run --rm bench --mode quick
 

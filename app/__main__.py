@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=HERE.command(),
         description="An object-detection server for Google's Coral Edge TPU.",
-        epilog="Settings come from REEF_* variables and reef.yaml; README.md lists them.",
+        epilog="Settings come from REEF_* variables and reef.yaml; docs/reference.md lists them.",
     )
     parser.add_argument("--version", action="version", version=f"reef {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -109,6 +109,8 @@ def serve(_options: argparse.Namespace) -> int:
     started = start.prepare(reading, logs.configure)
     if ignored := settings.names_of_services():
         log.debug("Of a Kubernetes Service, and no settings: %s", ", ".join(ignored))
+    if left_out := settings.names_of_the_container():
+        log.warning("For the container alone, and of no effect here: %s", ", ".join(left_out))
     server.serve(started.settings, started.catalogue, started.listener, started.heartbeat)
     return 0
 

@@ -1,7 +1,7 @@
 """Every setting, once: its name, default, unit and help. Read once, at the edge, then frozen.
 
-The environment comes first, then the YAML file, then the default. `README.md`'s table and the
-messages about wrong values are made from what stands here.
+The environment comes first, then the YAML file, then the default. The table in `docs/reference.md`
+and the messages about wrong values are made from what stands here.
 """
 
 import difflib
@@ -334,6 +334,11 @@ def names_of_services(environ: Mapping[str, str] | None = None) -> list[str]:
     return variables.of_services(os.environ if environ is None else environ)
 
 
+def names_of_the_container(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Variables in `environ` (default: the process's) that are read where containers start."""
+    return variables.of_the_container(os.environ if environ is None else environ)
+
+
 def variable(name: str) -> str:
     """The environment variable of a setting: `min_score` → `REEF_MIN_SCORE`."""
     return "LOG_LEVEL" if name == "log_level" else PREFIX + name.upper()
@@ -433,4 +438,4 @@ def _either(words: tuple[str, ...]) -> str:
 def _meant(name: str, known: set[str]) -> str:
     bare = {each.removeprefix(PREFIX): each for each in sorted(known)}  # all are alike by it
     close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
-    return f"; did you mean {bare[close[0]]}?" if close else "; README.md lists them"
+    return f"; did you mean {bare[close[0]]}?" if close else "; docs/reference.md lists them"

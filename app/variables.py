@@ -9,13 +9,36 @@ BYTE_ORDER_MARK = "\ufeff"
 QUOTED = re.compile(r"""(?P<quote>["'])(?P<content>((?!(?P=quote)).)*)(?P=quote)""", re.DOTALL)
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://(\[(?P<ipv6>[^\]]+)\]|(?P<ipv4>[0-9.]+)):\d+")
 
+OF_THE_CONTAINER = frozenset(
+    {
+        "REEF_APEX_GID",
+        "REEF_BASE",
+        "REEF_BIND",
+        "REEF_BUILD_BASE",
+        "REEF_CADDY",
+        "REEF_IMAGE",
+        "REEF_LOGS",
+        "REEF_MEMORY",
+        "REEF_MODELS",
+        "REEF_STOP_GRACE",
+        "REEF_TLS",
+        "REEF_TLS_BIND",
+        "REEF_TLS_FILES",
+        "REEF_TLS_NAME",
+        "REEF_TLS_PORT",
+        "REEF_USB_GID",
+    }
+)
+"""What `.env` holds beside settings, for whoever starts the container. A shell that has it must not
+keep a server without one from starting."""
+
 
 def own(environ: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
     """The variables that are `known` or begin like them, by name, and their values."""
     values = {}
     for written, value in environ.items():
         name = written.lstrip(BYTE_ORDER_MARK)  # of the first line of a file that Windows wrote
-        meant = name in known or name.startswith(PREFIX)
+        meant = name in known or (name.startswith(PREFIX) and name not in OF_THE_CONTAINER)
         if meant and not _is_of_a_service(name, value) and (name == written or name not in environ):
             values[name] = unwrapped(value)
     return values
@@ -28,6 +51,11 @@ def of_services(environ: Mapping[str, str]) -> list[str]:
     `reef-anything`, begin as Reef's own do.
     """
     return sorted(name for name, value in environ.items() if _is_of_a_service(name, value))
+
+
+def of_the_container(environ: Mapping[str, str]) -> list[str]:
+    """The names that look like settings and are for whoever starts the container."""
+    return sorted(OF_THE_CONTAINER & environ.keys())
 
 
 def unwrapped(value: str) -> str:

@@ -575,6 +575,6 @@ def test_the_checks_that_the_document_names_are_there(debian: Host) -> None:
 
 def test_the_options_that_the_documents_name_are_there(debian: Host) -> None:
     offered = set(re.findall(r"--[a-z-]+", debian.run("--help").text))
-    for name in ("README.md", "docs/host-setup.md"):
+    for name in ("README.md", "docs/host-setup.md", "docs/container.md"):
         commands = re.findall(r"host-setup\.sh ([^`\n]*)", (ROOT / name).read_text())
         assert set(re.findall(r"--[a-z-]+", " ".join(commands))) <= offered

@@ -1,4 +1,4 @@
-"""README's tables of settings, errors and metrics, and .env.example's settings, as app/ has them.
+"""The tables of settings, errors and metrics, and .env.example's settings, as app/ has them.
 
 `python -m tests.project.tables` writes them; test_tables.py and test_compose.py compare them.
 """
@@ -17,9 +17,9 @@ from app.http.ops import OPENAPI
 from app.settings import CONFIG_VARIABLE, EMBEDDED_MODELS, Settings, takes, variable
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "reference.md"
 ENV_EXAMPLE = ROOT / ".env.example"
-ENV_MARK = "# Reef's own; README.md says what each takes.\n"
+ENV_MARK = "# Reef's own; docs/reference.md says what each takes.\n"
 
 FIXED_IN_THE_IMAGE = {"host", "port", "models_dir", "run_dir"}
 
@@ -95,17 +95,17 @@ def between_marks(name: str, text: str) -> re.Match[str]:
     """The lines between `<!-- name: … -->` and `<!-- end -->`."""
     mark = f"<!-- {name}: kept by python -m tests.project.tables -->\n"
     found = re.search(rf"(?<={re.escape(mark)}).*?(?=<!-- end -->)", text, re.DOTALL)
-    assert found, f"README.md has no marks for the table of {name}"
+    assert found, f"{REFERENCE.name} has no marks for the table of {name}"
     return found
 
 
 def main() -> None:
-    """Write the tables into README.md, the settings into .env.example."""
-    text = README.read_text()
+    """Write the tables into docs/reference.md, the settings into .env.example."""
+    text = REFERENCE.read_text()
     for name, table in TABLES.items():
         start, end = between_marks(name, text).span()
         text = text[:start] + "".join(f"{line}\n" for line in table()) + text[end:]
-    README.write_text(text)
+    REFERENCE.write_text(text)
     kept, mark, _ = ENV_EXAMPLE.read_text().partition(ENV_MARK)
     ENV_EXAMPLE.write_text(kept + mark + env_example())
 

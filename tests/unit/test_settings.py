@@ -103,8 +103,8 @@ UNKNOWN = [
     ({"REEF_MODEL_DIR": "/m"}, "REEF_MODEL_DIR: no such setting; did you mean REEF_MODELS_DIR?"),
     ({"REEF_LOG_LEVEL": "info"}, "REEF_LOG_LEVEL: no such setting; did you mean LOG_LEVEL?"),
     ({"REEF_MINSCORE": ""}, "REEF_MINSCORE: no such setting; did you mean REEF_MIN_SCORE?"),
-    ({"REEF_ZZZZZZ": "1"}, "REEF_ZZZZZZ: no such setting; README.md lists them"),
-    ({"REEF_THRESHOLD": "1"}, "REEF_THRESHOLD: no such setting; README.md lists them"),
+    ({"REEF_ZZZZZZ": "1"}, "REEF_ZZZZZZ: no such setting; docs/reference.md lists them"),
+    ({"REEF_THRESHOLD": "1"}, "REEF_THRESHOLD: no such setting; docs/reference.md lists them"),
 ]
 
 
@@ -279,6 +279,12 @@ def test_settings_beside_what_kubernetes_tells_are_taken() -> None:
     assert (told.queue, told.port) == (7, 5000)
     assert settings.load({"REEF_PORT": "5001"}).port == 5001
     assert settings.names_of_services({"REEF_PORT": "5001", "REEF_QUEUE": "7"}) == []
+
+
+def test_what_is_for_the_container_stops_no_server_and_is_told() -> None:
+    shell = {"REEF_IMAGE": "reef:local", "REEF_BIND": "0.0.0.0", "REEF_QUEUE": "7"}
+    assert settings.load(shell).queue == 7
+    assert settings.names_of_the_container(shell) == ["REEF_BIND", "REEF_IMAGE"]
 
 
 @pytest.mark.parametrize(
