@@ -39,7 +39,7 @@ WHAT_TO_DO = {
     "not_an_image": "Send JPEG, PNG, WebP, BMP or GIF.",
     "image_corrupt": (
         "The message has the reason. Most often the file was cut short before it was sent; see "
-        "[docs/decoding.md](docs/decoding.md)."
+        "[decoding.md](decoding.md)."
     ),
     "too_many_requests": "Wait for `Retry-After`; `REEF_CLIENT_RATE`, `REEF_CLIENT_REQUESTS`.",
     "internal_error": "Report it, with the traceback from the log.",
