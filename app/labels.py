@@ -20,16 +20,23 @@ NUMBERED = re.compile(r"(\d{1,9})[\s:,]+(\S.*)", re.ASCII)
 
 
 def labels_of(
-    file: TFLiteFile, path: Path, given: Path | None, vouched: bool = False
+    file: TFLiteFile, path: Path, chosen: Path | None, vouched: bool = False
 ) -> tuple[str, ...]:
-    """The name of each class id of the model in `path`: from `given`, else packed into the model,
-    else from the text file beside it. Those `vouched` for may leave out as many classes as they
-    like. Raises ModelError naming the file and the remedy."""
+    """The name of each class id of the model in `path`: from the file `chosen`, else packed into
+    the model, else from the text file beside it.
+
+    Those `vouched` for may leave out as many classes as they like. Raises ModelError naming the
+    file and the remedy.
+    """
     beside = path.with_suffix(".txt")
-    if given:
-        return _read(given, file, path, "REEF_LABELS: ", vouched)
+    if chosen:
+        return _read(chosen, file, path, "REEF_LABELS: ", vouched)
     if file.texts:
-        return _packed(file, path)
+        try:
+            return _packed(file, path)
+        except ModelError:
+            if not beside.is_file():
+                raise
     if beside.is_file():
         return _read(beside, file, path)
     raise ModelError(

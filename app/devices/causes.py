@@ -184,7 +184,7 @@ CAUSES = (
         "busy",
         r"Operation not permitted|Device or resource busy|opening a node held by",
         "another process has it, or the container was not given the right to it; an Edge TPU "
-        "serves one process at a time: stop the other one (`reef doctor` names it)",
+        f"serves one process at a time: stop the other one (`{HERE.command('doctor')}` names it)",
     ),
     _cause(
         "dead_node",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from app.advice import HERE
 from app.devices import link, telemetry
 from app.devices.condition import Condition
 from app.devices.discovery import Device
@@ -50,8 +51,8 @@ BARRED = (
 )
 GONE = "is not there any more; plug it in again, or rescan its bus"
 NO_MODEL = (
-    "has no model: none of those served is compiled for the Edge TPU; `reef models pull "
-    "ssdlite_mobiledet` fetches the default one"
+    "has no model: none of those served is compiled for the Edge TPU; "
+    f"`{HERE.pull('ssdlite_mobiledet')}` fetches the default one"
 )
 
 

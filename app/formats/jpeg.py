@@ -35,6 +35,7 @@ ADOBE, ADOBE_BYTES = b"Adobe", 12
 
 BITS = 8
 BLOCK, COEFFICIENTS = 8, 64  # samples a side, and in all
+NOTHING_CAME = bytes((BITS,)) * COEFFICIENTS
 
 # The decoder reads ahead, by less than its 64 bits of buffer; so much must stand behind a scan.
 # Where data are missing it takes this for them, but hardly ever for the end of a block: in the
@@ -67,13 +68,9 @@ class Frame:
         self.arithmetic = segment.marker in ARITHMETIC
         self.progressive = segment.marker in PROGRESSIVE
         self.components = content[6 : 6 + 3 * count : 3]
-        factors = content[7 : 6 + 3 * count : 3]
-        self._across = dict(zip(self.components, (each >> 4 for each in factors), strict=True))
-        self._down = dict(zip(self.components, (each & 0x0F for each in factors), strict=True))
-        if not all((*self._across.values(), *self._down.values())):
-            raise Unreadable("has a damaged frame header")
+        self._factors = dict(zip(self.components, content[7 : 6 + 3 * count : 3], strict=True))
         # How many low bits of each coefficient are still to come.
-        self._to_come = {each: [BITS] * COEFFICIENTS for each in self.components}
+        self._to_come = {component: bytearray(NOTHING_CAME) for component in self.components}
 
     def add(self, scan: Segment, interval: int) -> bool:
         """Note what a scan brings; whether all of the picture was in it.
@@ -89,9 +86,9 @@ class Frame:
         low = approximation & 0x0F
         if not self.progressive:
             first, last, low = 0, COEFFICIENTS - 1, 0
-        for each in components:
-            if each in self._to_come and first <= last < COEFFICIENTS:
-                self._to_come[each][first : last + 1] = [low] * (last + 1 - first)
+        for component in components:
+            if component in self._to_come and first <= last < COEFFICIENTS:
+                self._to_come[component][first : last + 1] = bytes((low,)) * (last + 1 - first)
         if interval and len(RESTART.findall(scan.scan)) < (self._units(components) - 1) // interval:
             raise Unreadable("has a scan without all of its restarts")
         # libjpeg's `has_multiple_scans`, in its jdinput.c
@@ -99,17 +96,19 @@ class Frame:
 
     def _units(self, components: bytes) -> int:
         """How many minimum coded units a scan of these has (A.2)."""
-        across, down = BLOCK * max(self._across.values()), BLOCK * max(self._down.values())
+        factors = self._factors.values()
+        across = BLOCK * max(1, *(factor >> 4 for factor in factors))
+        down = BLOCK * max(1, *(factor & 0x0F for factor in factors))
         if len(components) != 1:
             return _divide_up(self.width, across) * _divide_up(self.height, down)
-        (only,) = components
-        width, height = self._across.get(only, 0), self._down.get(only, 0)
-        return _divide_up(self.width * width, across) * _divide_up(self.height * height, down)
+        only = self._factors.get(components[0], 0)
+        width, height = self.width * (only >> 4), self.height * (only & 0x0F)
+        return _divide_up(width, across) * _divide_up(height, down)
 
     @property
     def complete(self) -> bool:
         """Every coefficient has come, in full precision."""
-        return not any(any(bits) for bits in self._to_come.values())
+        return not any(map(any, self._to_come.values()))
 
 
 def _divide_up(number: int, by: int) -> int:

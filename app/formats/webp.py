@@ -61,16 +61,16 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         kind, length = struct.unpack_from("<4sI", data, at)
         start = at + CHUNK_HEADER_BYTES
         end = start + length
-        following = end + (length & 1)
+        behind = end + (length & 1)
         if kind in PICTURES or kind in BEFORE_PICTURE:
             if end > len(data):
                 return
-        elif end > len(data) or not _is_end(data, following):
+        elif end > len(data) or not _is_end(data, behind):
             landmark = LANDMARK.search(data, start)
             at = landmark.start() if landmark else len(data)
             continue
         yield kind, data[start:end]
-        at = following
+        at = behind
 
 
 def _is_end(data: bytes, at: int) -> bool:

@@ -17,8 +17,8 @@ def coding_of(header: str) -> str:
 
     Raises UnsupportedType, naming the coding, for any other and for several.
     """
-    codings = [name for each in header.split(",") if (name := each.strip().lower())]
-    match [name.removeprefix("x-") for name in codings if name != "identity"]:
+    codings = [coding.strip().lower() for coding in header.split(",")]
+    match [name.removeprefix("x-") for name in codings if name not in ("", "identity")]:
         case []:
             return ""
         case ["gzip" | "deflate" as coding]:

@@ -91,13 +91,15 @@ check_files() {
 
 # Whether the engine can open them; those that this project has already are left out.
 check_ports() {
-    local address port held said
+    local address port held said other
     held=$(for id in $(compose ps --quiet 2>/dev/null); do docker port "$id" || true; done)
     while read -r address port; do
         ! grep --quiet ":$port\$" <<<"$held" || continue
         said=$(docker run --rm --publish "$address:$port:1" --entrypoint true "$REEF_BASE" 2>&1) || {
             said=$(sed -n 's/\.$//; s/.*\(Bind for\|listen\|bind:\) /\1 /p' <<<"$said" | head -n 1)
-            [ -z "$said" ] || die "port $port of $address can't be opened (${said##*: }); another one: make up PORT=5001"
+            other=PORT=5001
+            [ "$port" != "$(setting REEF_TLS_PORT 443)" ] || other=REEF_TLS_PORT=8443
+            [ -z "$said" ] || die "port $port of $address can't be opened (${said##*: }); another one: make up $other"
         }
     done < <(compose config | ports_of)
 }

@@ -1,5 +1,6 @@
 """A checkout as users have it: `make up` and its kin, with a project and an image of its own."""
 
+import json
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -88,3 +89,15 @@ def curl_line(out: str) -> str:
     """The command that was printed for its user."""
     (line,) = (line for line in out.splitlines() if line.startswith("  curl "))
     return line.strip()
+
+
+def detects(line: str, checkout: Checkout) -> bool:
+    """Whether a person is found by a printed command, in a shell that knows nothing else."""
+    answer = subprocess.run(
+        ["bash", "-c", f"{line} --silent"],
+        cwd=checkout.folder,
+        env=checkout.environ,
+        capture_output=True,
+        check=True,
+    ).stdout
+    return bool(json.loads(answer)["predictions"][0]["class"] == "person")

@@ -1,6 +1,5 @@
 """`make up` and its kin, from this checkout; project and image have names of their own."""
 
-import json
 import os
 import re
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.client import free_port
-from tests.container.checkout import BUILD_S, Checkout, curl_line
+from tests.container.checkout import BUILD_S, Checkout, curl_line, detects
 from tests.container.engine import Container, docker, told
 from tests.container.nodes import MAY_OPEN, Dev
 from tests.container.test_compose import COMPOSES, missing
@@ -46,18 +45,6 @@ def copy(builder: Checkout, tmp_path: Path) -> Checkout:
     copied = builder.copied_to(tmp_path / "my reef")
     copied.environ["EDGETPU"] = "none"
     return copied
-
-
-def detects(line: str, checkout: Checkout) -> bool:
-    """Whether a person is found by a printed command, in a shell that knows nothing else."""
-    answer = subprocess.run(
-        ["bash", "-c", f"{line} --silent"],
-        cwd=checkout.folder,
-        env=checkout.environ,
-        capture_output=True,
-        check=True,
-    ).stdout
-    return bool(json.loads(answer)["predictions"][0]["class"] == "person")
 
 
 @contextmanager

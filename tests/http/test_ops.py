@@ -307,7 +307,7 @@ def test_another_origin_is_promised_nothing(client: Client) -> None:
     assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
 
 
-UNKNOWN = ["/", "/Predict", "/predict/", "/predict/x", "/../../etc/passwd", "/%2e%2e/etc/passwd",
+UNKNOWN = ["/", "/Predict", "/health/", "/predict/x", "/../../etc/passwd", "/%2e%2e/etc/passwd",
            "//predict", "/static/x", "/a%00b", "/\xff", "/.env", "/x" * 2000]  # fmt: skip
 
 

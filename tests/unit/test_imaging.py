@@ -126,6 +126,21 @@ def ycck(inks: Colours) -> bytes:
     return bytes(file)
 
 
+def in_three_scans(picture: Image.Image) -> bytes:
+    """A baseline JPEG with a scan for each component, made of three grey ones."""
+    planes = [encode(plane, "JPEG", quality=100) for plane in picture.convert("YCbCr").split()]
+    frame, scan = planes[0].index(b"\xff\xc0"), planes[0].index(b"\xff\xda")
+    tables = planes[0][frame + 13 : scan]
+    size = planes[0][frame + 5 : frame + 9]
+    components = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
+    header = make.segment(0xC0, b"\x08" + size + b"\x03" + components)
+    scans = (
+        make.segment(0xDA, bytes((1, number, 0, 0, 63, 0))) + plane[scan + 10 : -2]
+        for number, plane in enumerate(planes, start=1)
+    )
+    return planes[0][:frame] + header + tables + b"".join(scans) + b"\xff\xd9"
+
+
 INKS: Colours = tuple((255 - r, 255 - g, 255 - b) for r, g, b in MILD)
 CMYK = quadrants(colours=tuple((*ink, 0) for ink in INKS), mode="CMYK")
 BLACK_INK = quadrants(colours=((0, 0, 0, 255), (0, 0, 0, 127), (0, 0, 0, 55), (0, 0, 0, 0)),
@@ -137,6 +152,11 @@ GOLDEN: dict[str, tuple[bytes, Colours]] = {
     "JPEG without subsampling": (encode(QUADRANTS, "JPEG", quality=95, subsampling=0), PRIMARIES),
     "JPEG progressive": (encode(MILD_QUADRANTS, "JPEG", quality=95, progressive=True), MILD),
     "JPEG stored as RGB": (encode(QUADRANTS, "JPEG", quality=95, keep_rgb=True), PRIMARIES),
+    "JPEG in three scans": (in_three_scans(QUADRANTS), PRIMARIES),
+    "JPEG with restarts": (
+        encode(MILD_QUADRANTS, "JPEG", quality=95, restart_marker_blocks=3),
+        MILD,
+    ),
     "JPEG L": (encode(GREY_QUADRANTS, "JPEG", quality=95), GREYS),
     "JPEG CMYK, inverted by Adobe": (encode(CMYK, "JPEG", quality=95), MILD),
     "JPEG CMYK of black ink": (encode(BLACK_INK, "JPEG", quality=95), GREYS),
@@ -614,6 +634,7 @@ WHOLE = {
         noise((96, 80)), "JPEG", progressive=True, restart_marker_rows=1
     ),
     "grey": encode(noise((96, 80)).convert("L"), "JPEG"),
+    "in three scans": in_three_scans(noise((96, 80))),
     "of four inks": encode(noise((96, 80)).convert("CMYK"), "JPEG"),
 }
 END = b"\xff\xd9"

@@ -235,6 +235,13 @@ def test_of_several_texts_in_a_model_the_labels_are_told(
     assert load(model=str(path)).default.variants["cpu"].labels == COLOURS
 
 
+def test_texts_in_a_model_that_are_no_labels_do_no_harm(write: Callable[..., Path]) -> None:
+    path = write(labels=None)
+    append(path, {"README.txt": b"made by hand"})
+    path.with_suffix(".txt").write_bytes(NAMED)
+    assert load(model=str(path)).default.variants["cpu"].labels == COLOURS
+
+
 def test_labels_that_are_named_hold_whatever_is_within_the_model(
     write: Callable[..., Path],
 ) -> None:
