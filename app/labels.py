@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from app.advice import unreadable
 from app.errors import ModelError
+from app.manifest import is_there
 from app.tflite import TFLiteFile
 
 UNNAMED = "???"
@@ -35,9 +37,9 @@ def labels_of(
         try:
             return _packed(file, path)
         except ModelError:
-            if not beside.is_file():
+            if not is_there(beside):
                 raise
-    if beside.is_file():
+    if is_there(beside):
         return _read(beside, file, path)
     raise ModelError(
         f"{path}: has no labels inside and there is no {beside.name} beside it; put it there "
@@ -51,7 +53,7 @@ def _read(
     try:
         data = source.read_bytes()
     except OSError as error:
-        raise ModelError(f"{setting}{source}: {error.strerror}; correct the path") from error
+        raise ModelError(f"{setting}{source}: {unreadable(source, error)}") from error
     try:
         return parse_labels(lines_of(data), file.classes, vouched)
     except ValueError as error:

@@ -27,8 +27,7 @@ main() {
         exec "${PYTHON:-/opt/reef/venv/bin/python}" -m app healthcheck
     fi
     case $host in
-    0.0.0.0) host=127.0.0.1 ;;
-    ::) host=::1 ;;
+    0.0.0.0 | ::) host=127.0.0.1 ;; # on :: the server takes IPv4 too
     esac
     ask "$host" "$port"
 }

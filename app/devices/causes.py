@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from app.advice import HERE
 from app.devices.discovery import Bus
 
 Stage = Literal["", "lock", "library", "device", "model", "ready"]

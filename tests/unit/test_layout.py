@@ -99,7 +99,7 @@ BELOW: dict[str, set[str]] = {
     "logs": {"errors", "settings"},
     "system": {"advice", "devices", "errors", "settings"},
     "manifest": {"download", "errors", "settings"},
-    "labels": {"errors", "tflite"},
+    "labels": {"advice", "errors", "manifest", "tflite"},
     "models": {"advice", "download", "errors", "labels", "manifest", "settings", "tflite"},
     "local": {"settings"},
     "doctor": {"advice", "devices", "errors", "local", "models", "settings"},

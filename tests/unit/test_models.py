@@ -526,7 +526,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
             "labels": folder / "gone.txt",
         },
         "gone.txt",
-        "No such file or directory; correct the path",
+        "No such file or directory; mount it or correct the path",
     ),
     "labels that are no text": (
         lambda folder: with_labels(colour_model.write(folder / "m.tflite"), b"\xff\xfe\x80"),
