@@ -147,7 +147,7 @@ def needed(data: bytes) -> Needed:
         elif marker == APP14 and content.startswith(ADOBE) and len(content) >= ADOBE_BYTES:
             kept.append(Segment(marker, content[:ADOBE_BYTES]).file())
         elif marker == APP1 and content.startswith(exif.IDENTIFIER):
-            orientation = exif.orientation(content)
+            orientation = exif.orientation(content) if orientation == exif.UPRIGHT else orientation
     if frame is None or not scans:
         raise Unreadable("ends within its header")
     if not frame.complete:

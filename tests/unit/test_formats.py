@@ -120,6 +120,15 @@ def test_the_orientation_is_read(kind: str, value: int) -> None:
     assert needed(data).orientation == value
 
 
+def test_of_two_orientations_the_first_holds() -> None:
+    turned, flipped = (
+        segment(0xE1, b"Exif\0\0" + orientation(value).tobytes().removeprefix(b"Exif\0\0"))
+        for value in (6, 2)
+    )
+    picture = encode(noise((16, 16)), "JPEG")
+    assert needed(picture[:2] + turned + flipped + picture[2:]).orientation == 6
+
+
 @pytest.mark.parametrize("order", [b"II*\0", b"MM\0*"])
 def test_either_byte_order_is_read(order: bytes) -> None:
     sign = "<" if order == b"II*\0" else ">"
