@@ -20,6 +20,9 @@ from app.devices.pool import Pool
 from app.devices.status import DeviceStatus
 from app.models import Catalogue, Layout
 from tests import colour_model
+from tests.devices import edgetpu
+from tests.devices.edgetpu import MakeRig, Rig
+from tests.standin.host import Host
 from tests.support import wait_for
 
 LAYOUT = Layout(32, 32, "stretch")
@@ -123,3 +126,35 @@ def make_bench(catalogue: Catalogue, tmp_path: Path) -> Iterator[Callable[..., B
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     """A bench whose device is ready."""
     return make_bench().start()
+
+
+# ---------------------------------------------------------------------------- Edge TPUs
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """The compiled model with its CPU counterpart."""
+    return edgetpu.catalogue(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def served_alone(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """The compiled model, which the CPU can't stand in for."""
+    return edgetpu.catalogue(tmp_path_factory.mktemp("alone"), with_cpu=False)
+
+
+@pytest.fixture
+def make_rig(host: Host, edgetpu_library: Path, served: Catalogue) -> Iterator[MakeRig]:
+    """Makes rigs, and ends their device processes after the test."""
+    made: list[Rig] = []
+
+    def make(
+        serving: Catalogue = served, *, library: Path = edgetpu_library, **more: object
+    ) -> Rig:
+        made.append(Rig(host, library, serving, **more))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.pool.close()
+    assert host.happened("double-open") == []

@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,42 +17,11 @@ from app.devices.supervisor import start_link
 from app.errors import NoDevice
 from app.models import Catalogue
 from tests import colour_model
-from tests.devices import edgetpu
-from tests.devices.edgetpu import APEX, APEX_2, PCI, PCI_2, PORT, USB, MakeRig, Rig
+from tests.devices.edgetpu import APEX, APEX_2, PCI, PCI_2, PORT, USB, MakeRig
 from tests.standin import compiled_model
 from tests.standin.host import LOADED, Host
 from tests.standin.host import library as compile_library
 from tests.support import make_settings, wait_for
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """The compiled model with its CPU counterpart."""
-    return edgetpu.catalogue(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture(scope="module")
-def served_alone(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """The compiled model, which the CPU can't stand in for."""
-    return edgetpu.catalogue(tmp_path_factory.mktemp("alone"), with_cpu=False)
-
-
-@pytest.fixture
-def make_rig(host: Host, edgetpu_library: Path, served: Catalogue) -> Iterator[MakeRig]:
-    """Makes rigs, and ends their device processes after the test."""
-    made: list[Rig] = []
-
-    def make(
-        serving: Catalogue = served, *, library: Path = edgetpu_library, **more: object
-    ) -> Rig:
-        made.append(Rig(host, library, serving, **more))
-        return made[-1]
-
-    yield make
-    for rig in made:
-        rig.pool.close()
-    assert host.happened("double-open") == []
-
 
 # ---------------------------------------------------------------------------- driven
 
