@@ -2,14 +2,18 @@
 
 import argparse
 import json
+import logging
 import signal
 import sys
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from app import __version__, local
-from app.errors import StartError
-from app.settings import Settings, load
+from app import __version__, local, settings
+from app.advice import HERE
+from app.errors import StartError, SystemLacks
+from app.settings import Reading
+
+log = logging.getLogger(__name__)
 
 EXIT_UNHEALTHY = 1
 
@@ -17,13 +21,21 @@ EXIT_UNHEALTHY = 1
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="reef",
+        prog=HERE.command(),
         description="An object-detection server for Google's Coral Edge TPU.",
-        epilog="Settings come from REEF_* variables and reef.yaml; README.md lists them.",
+        epilog="Settings come from REEF_* variables and reef.yaml; docs/reference.md lists them.",
     )
     parser.add_argument("--version", action="version", version=f"reef {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("serve", help="serve until SIGTERM or Ctrl-C").set_defaults(run=serve)
+    commands.add_parser(
+        "check",
+        help="check settings, models and the port, and serve nothing",
+        description="Checks everything that `serve` would: settings, models, labels, folders, the "
+        "port and the system. It says everything that is wrong, a line each, and changes nothing.",
+        epilog="exit status: 0 all is well, 2 a setting is wrong, 3 a model, 4 the port is taken, "
+        "5 the system lacks something; of several, the first one's",
+    ).set_defaults(run=check)
     commands.add_parser(
         "healthcheck", help="ask a running server whether it is ready; exit status 0 or 1"
     ).set_defaults(run=healthcheck)
@@ -39,9 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     add_models(commands.add_parser("models", help="list, download and verify models"))
     options = parser.parse_args(arguments)
     try:
-        status: int = options.run(load(), options)
+        status: int = options.run(options)
     except StartError as error:
-        print(f"reef: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
+        for problem in error.problems:
+            print(f"reef: {problem}", file=sys.stderr)  # noqa: T201 - before there is a log
         return error.exit_status
     return status
 
@@ -60,20 +73,20 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=manage_models)
 
 
-def doctor(settings: Settings, options: argparse.Namespace) -> int:
+def doctor(options: argparse.Namespace) -> int:
     """Examine this host."""
     from app import doctor as examination
 
-    findings = examination.examine(examination.Patient.this_host(settings))
+    findings = examination.examine(examination.Patient.this_host(settings.load()))
     print(examination.report(findings, as_json=options.json))  # noqa: T201 - what was asked for
     return examination.EXIT_STATUS[examination.worst(findings)]
 
 
-def manage_models(settings: Settings, options: argparse.Namespace) -> int:
+def manage_models(options: argparse.Namespace) -> int:
     """List, download or verify models."""
     from app.store import Store
 
-    store, well = Store(settings), True
+    store, well = Store(settings.load()), True
     match options.action:
         case "list":
             lines: Iterable[str] = store.listing()
@@ -86,21 +99,52 @@ def manage_models(settings: Settings, options: argparse.Namespace) -> int:
     return 0 if well else EXIT_UNHEALTHY
 
 
-def serve(settings: Settings, _options: argparse.Namespace) -> int:
+def serve(_options: argparse.Namespace) -> int:
     """Serve; returns when stopped."""
     for number in (signal.SIGTERM, signal.SIGINT):  # until gunicorn takes them over
         signal.signal(number, lambda *_: sys.exit(0))
-    from app import logs, models, server  # here, because `healthcheck` must be quick
+    reading = _read()
+    from app import logs, server, start
 
-    logs.configure(settings)
-    server.serve(settings, models.load(settings))
+    started = start.prepare(reading, logs.configure)
+    if ignored := settings.names_of_services():
+        log.debug("Of a Kubernetes Service, and no settings: %s", ", ".join(ignored))
+    if left_out := settings.names_of_the_container():
+        log.warning("For the container alone, and of no effect here: %s", ", ".join(left_out))
+    server.serve(started.settings, started.catalogue, started.listener, started.heartbeat)
     return 0
 
 
-def healthcheck(settings: Settings, _options: argparse.Namespace) -> int:
+def check(_options: argparse.Namespace) -> int:
+    """Check everything that keeps a server from starting."""
+    reading = _read()
+    from app import start
+
+    started = start.prepare(reading, start.check_folders)
+    started.listener.close()
+    models = ", ".join(model.name for model in started.catalogue.all)
+    address = f"{started.settings.host} port {started.settings.port}"
+    print(f"all is well: {models} on {address}")  # noqa: T201
+    return 0
+
+
+def _read() -> Reading:
+    """The settings, where a server can run at all. Raises SystemLacks."""
+    reading = settings.read()
+    from app import memory, system  # before what needs its threads at its loading
+
+    memory.give_memory_back()
+    try:
+        system.require(reading.settings)
+    except SystemLacks as error:
+        raise SystemLacks(*error.problems, *reading.problems) from error
+    return reading
+
+
+def healthcheck(_options: argparse.Namespace) -> int:
     """Ask `/ready` on this host."""
     try:
-        answer = local.ask(settings, "/ready")
+        answer = local.ask(settings.load(), "/ready")
     except local.NoServer as error:
         print(error)  # noqa: T201 - `docker inspect` shows it
         return EXIT_UNHEALTHY

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from app.imaging import Fit
 from app.models import Variant
 
+DECIMALS = 1  # of a pixel; a box that is thinner shows nothing
+
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
@@ -63,7 +65,7 @@ def read(
     """The detections of at least `min_score`, best first, at most `max_results`.
 
     `only` names the labels wanted; empty means all. Rows that hold no number are left out, boxes
-    are clamped to the picture, and boxes outside it are left out.
+    are clamped to the picture, and boxes outside it, or with no width or height, are left out.
     """
     rows = outputs.rows
     kept = np.flatnonzero(outputs.scores[rows] >= min_score)
@@ -76,7 +78,7 @@ def read(
         label = variant.label(int(number))
         if only and label not in only:
             continue
-        x1, y1, x2, y2 = fit.to_picture(*box)
+        x1, y1, x2, y2 = (round(corner, DECIMALS) for corner in fit.to_picture(*box))
         if x2 <= x1 or y2 <= y1:
             continue
         found.append(Detection(label, min(score, 1.0), (x1, y1, x2, y2)))

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app import local, models
+from app.advice import HERE
 from app.devices import causes, discovery, link, sysfs, telemetry
-from app.devices.discovery import Device
+from app.devices.discovery import DFU_ID, PCI_ID, USB_ID, Device
 from app.devices.status import STARTING
-from app.errors import ReefError
+from app.errors import StartError
 from app.settings import Settings
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -29,10 +30,13 @@ Level = Literal["ok", "note", "warning", "error"]
 EXIT_STATUS: dict[Level, int] = {"ok": 0, "note": 0, "warning": 10, "error": 20}
 """By the worst finding; others than those of wrong usage and wrong settings."""
 
-X86_64_V2 = ("cx16", "popcnt", "sse4_1", "sse4_2", "ssse3")
 CAP_SYS_ADMIN = 1 << 21
 PAGE_BYTES = 4096
 PROBE_LIMIT_S = 60
+USBFS_MEMORY = "sys/module/usbcore/parameters/usbfs_memory_mb"
+USBFS_MIB_OF_A_STICK = 4
+"""libedgetpu has up to 3 transfers of 1 MiB to a stick under way, and 32 smaller ones from it
+(beagle_usb_driver_provider.cc)."""
 KERNEL_LOG_BYTES = 4 * 1024 * 1024
 
 KERNEL_CAUSES = ("chip_dead", "interrupts", "probe_failed", "secure_boot", "page_table")
@@ -83,6 +87,7 @@ def examine(patient: Patient) -> list[Finding]:
     edgetpus = discovery.edgetpus(patient.root, patient.may_open)
     found = [
         *_devices(patient, edgetpus),
+        *_usb_memory(patient, edgetpus),
         *_container(patient),
         *_cpu(patient),
         *_model(patient, edgetpus),
@@ -117,15 +122,15 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     if not edgetpus:
         try:
             wanted = discovery.choose(patient.settings.devices).asks_for_edgetpu
-        except ReefError as error:
-            yield Finding("devices", "error", str(error))
+        except StartError as error:
+            yield from (Finding("devices", "error", problem) for problem in error.problems)
             wanted = False
         yield Finding(
             "no_device",
             "error" if wanted else "note",
-            "there is no Edge TPU on PCIe (1ac1:089a) or USB (1a6e:089a, 18d1:9302): check that it "
-            "is plugged in and powered and the slot is enabled, and give it to the virtual machine "
-            "if this is one; without it the CPU serves",
+            f"there is no Edge TPU on PCIe ({_id(PCI_ID)}) or USB ({_id(DFU_ID)}, {_id(USB_ID)}): "
+            "check that it is plugged in and powered and the slot is enabled, and give it to the "
+            "virtual machine if this is one; without it the CPU serves",
         )
     for device in edgetpus:
         if device.problem:
@@ -152,6 +157,11 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
         )
 
 
+def _id(words: tuple[str, str]) -> str:
+    """As lspci and lsusb write it: `1ac1:089a`."""
+    return ":".join(word.removeprefix("0x") for word in words)
+
+
 def _why_unusable(patient: Patient, device: Device) -> str:
     """The problem; where there is no driver, also what has become of it."""
     if device.problem != discovery.NO_DRIVER or patient.in_container:
@@ -165,13 +175,13 @@ def _why_unusable(patient: Patient, device: Device) -> str:
             secure = False
         hint = f"; {causes.UNSIGNED_DRIVER}" if secure else ""
         return (
-            f"has a driver for kernel {patient.release} that is not loaded: `modprobe apex`{hint}"
+            f"has a driver for kernel {patient.release} that is not loaded: `sudo modprobe apex`, "
+            f"or anew: `{discovery.DRIVER_REMEDY}`{hint}"
         )
     if sysfs.entries(patient.root / "var/lib/dkms/gasket"):
         return (
-            f"has a driver that is not built for kernel {patient.release}: install "
-            f"linux-headers-{patient.release} and run `dkms autoinstall`; kernels from 6.12 on "
-            "need a patched gasket-dkms"
+            f"has a driver that is not built for kernel {patient.release}: run "
+            f"`{discovery.DRIVER_REMEDY}`, which builds one for it"
         )
     return device.problem
 
@@ -192,6 +202,22 @@ def _owner(patient: Patient, device: Device, shown: telemetry.Telemetry) -> Iter
     )
 
 
+def _usb_memory(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
+    sticks = sum(device.bus == "usb" for device in edgetpus)
+    have = sysfs.number(patient.root / USBFS_MEMORY)
+    need = sticks * USBFS_MIB_OF_A_STICK
+    if sticks > 1 and have and have <= need:  # 0 is no limit
+        enough = 2 * need
+        yield Finding(
+            "usbfs_memory",
+            "warning",
+            f"the kernel gives all programs together {have} MiB for transfers over USB, and "
+            f"{sticks} Edge TPUs may have {need} MiB under way at a time, after which transfers "
+            f"fail: on the host, `echo {enough} | sudo tee /{USBFS_MEMORY}`, and for good "
+            f"usbcore.usbfs_memory_mb={enough} on the kernel's command line",
+        )
+
+
 def _container(patient: Patient) -> Iterator[Finding]:
     if not patient.in_container:
         return
@@ -207,17 +233,15 @@ def _container(patient: Patient) -> Iterator[Finding]:
 
 
 def _cpu(patient: Patient) -> Iterator[Finding]:
-    lines = sysfs.read(patient.root / "proc/cpuinfo").splitlines()
-    flags = next((line.split() for line in lines if line.startswith("flags")), None)
-    if flags and (missing := [flag for flag in X86_64_V2 if flag not in flags]):
+    if missing := discovery.missing_instructions(patient.root):
         yield Finding("old_cpu", "error", f"{causes.OLD_CPU}; it has no {', '.join(missing)}")
 
 
 def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     try:
         catalogue = models.load(patient.settings)
-    except ReefError as error:
-        yield Finding("model", "error", str(error))
+    except StartError as error:
+        yield from (Finding("model", "error", problem) for problem in error.problems)
         return
     default = catalogue.default
     if edgetpus and "edgetpu" not in default.variants:
@@ -225,7 +249,7 @@ def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
             "model_not_compiled",
             "error",
             f"the model {default.name} is not compiled for the Edge TPU, so the CPU runs it: "
-            "`reef models pull ssdlite_mobiledet` fetches the default one, and edgetpu_compiler "
+            f"`{HERE.pull('ssdlite_mobiledet')}` fetches the default one, and edgetpu_compiler "
             "compiles one of your own",
         )
     else:

@@ -1,10 +1,11 @@
 """Every error that Reef answers or stops with.
 
 ReefError
-├── StartError                    stops the start: one line on stderr, then `exit_status`
+├── StartError                    stops the start: a line on stderr each, then `exit_status`
 │   ├── SettingsError       2     a setting's name or value is wrong
 │   ├── ModelError          3     a model, its labels or the manifest can't be used
-│   └── AddressError        4     the address to listen on can't be had
+│   ├── AddressError        4     the address to listen on can't be had
+│   └── SystemLacks         5     this system does not let a server run
 └── RequestError                  answered as JSON, with the status below
     ├── BadParameter        400   bad_parameter
     ├── ImageMissing        400   image_missing
@@ -30,7 +31,8 @@ ReefError
 A message says what is wrong and what to do about it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class ReefError(Exception):
@@ -38,9 +40,16 @@ class ReefError(Exception):
 
 
 class StartError(ReefError):
-    """Stops the start of the program."""
+    """Stops the start of the program. Its arguments are what is wrong, a sentence each."""
 
     exit_status = 1
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class SettingsError(StartError):
@@ -59,6 +68,36 @@ class AddressError(StartError):
     """The address to listen on can't be had."""
 
     exit_status = 4
+
+
+class SystemLacks(StartError):
+    """This system does not let a server run: threads, open files, instructions, memory files."""
+
+    exit_status = 5
+
+
+class Problems:
+    """Collects what stops the start, so that all of it is told at once and not one a try."""
+
+    def __init__(self) -> None:
+        self._errors: list[StartError] = []
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """A step that may fail; the next ones are tried all the same."""
+        try:
+            yield
+        except StartError as error:
+            self._errors.append(error)
+
+    def raise_all(self) -> None:
+        """Raise the first that was collected, with the sentences of all; nothing where none was."""
+        if self._errors:
+            first = self._errors[0]
+            sentences = dict.fromkeys(
+                sentence for error in self._errors for sentence in error.problems
+            )
+            raise type(first)(*sentences) from first
 
 
 class RequestError(ReefError):
@@ -88,7 +127,7 @@ class ImageAmbiguous(RequestError):
 
 
 class UploadBroken(RequestError):
-    """The body ended early or is not the multipart form that it says it is."""
+    """The body ended early, or is not the form or not compressed as it says."""
 
     code = "upload_broken"
 
@@ -148,7 +187,7 @@ class ImageTooLarge(RequestError):
 
 
 class UnsupportedType(RequestError):
-    """The request's Content-Type is not one that carries a picture."""
+    """The request's Content-Type carries no picture, or its Content-Encoding isn't read."""
 
     status = 415
     code = "unsupported_type"
@@ -162,7 +201,7 @@ class NotAnImage(RequestError):
 
 
 class ImageCorrupt(RequestError):
-    """The bytes begin like a picture but can't be decoded."""
+    """The bytes begin like a picture but can't be decoded, or only a part of it."""
 
     status = 422
     code = "image_corrupt"

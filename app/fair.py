@@ -18,14 +18,15 @@ class Owned(Protocol):
 T = TypeVar("T", bound=Owned)
 
 
-def in_turn(waiting: Iterable[T]) -> list[T]:
-    """Each client's first, oldest first, then each client's second, and so on."""
+def ranked(waiting: Iterable[T]) -> list[tuple[int, T]]:
+    """Each client's first, oldest first, then each client's second, and so on; with the number of
+    the turn, from 0."""
     turns: Counter[str] = Counter()
-    ranked: list[tuple[int, T]] = []
-    for each in waiting:
-        ranked.append((turns[each.client], each))
-        turns[each.client] += 1
-    return [each for _, each in sorted(ranked, key=lambda pair: pair[0])]
+    ranks: list[tuple[int, T]] = []
+    for entry in waiting:
+        ranks.append((turns[entry.client], entry))
+        turns[entry.client] += 1
+    return sorted(ranks, key=lambda rank: rank[0])
 
 
 def to_give_way(waiting: Sequence[T], newcomer: str) -> T | None:

@@ -5,6 +5,7 @@
 
 import struct
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -13,16 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
+from app import formats
 from app.errors import ImageCorrupt, ImageTooLarge, NotAnImage
+from app.formats import Needed, Scan, Unreadable
 from app.models import Layout
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as many phones send
 
 # A baseline JPEG is scaled while it is decoded, so its memory stays small; but its time does not.
 BASELINE_JPEG_FACTOR = 4
 
-# What Pillow raised for mutated pictures and metadata (besides its own bomb error).
+# What Pillow raised for mutated pictures (besides its own bomb error). Its words may hold what the
+# client sent, so they go nowhere.
 DECODER_ERRORS = (
     OSError, ValueError, SyntaxError, TypeError, IndexError, OverflowError, struct.error,
 )  # fmt: skip
@@ -31,7 +34,6 @@ DECODER_ERRORS = (
 # limit (178 megapixels) stays on. What Pillow only warns of, a client must not write to our log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-ORIENTATION = 0x0112  # EXIF tag
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,6 +46,14 @@ UPRIGHT = {
 TURNED = {5, 6, 7, 8}  # width and height change places
 
 LETTERBOX_GREY = 128
+
+END_OF_JPEG = b"\xff\xd9"
+
+# Of a JPEG, in both alphabets (RFC 4648), and of a PNG, GIF and WebP.
+BASE64_BEGINNINGS = (b"/9j/", b"_9j_", b"iVBORw0KGgo", b"R0lGOD", b"UklGR")
+
+Decode = Callable[[bytes | memoryview], tuple[int, int]]
+"""Takes what it can of its argument; returns how many bytes, or -1 at its end, and its error."""
 
 Box = tuple[float, float, float, float]
 
@@ -99,31 +109,36 @@ def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
     height) in pixels. Transparency is dropped, its colours kept. At most `max_pixels` are decoded;
     a baseline JPEG may have BASELINE_JPEG_FACTOR times that before it is scaled.
 
-    Raises NotAnImage, ImageTooLarge (before pixels are decoded) or ImageCorrupt.
+    What the decoder doesn't need is not looked at. Raises NotAnImage, ImageTooLarge (before pixels
+    are decoded) or ImageCorrupt, also where pixels are missing.
     """
-    picture = _open(data)
+    try:
+        file = formats.needed(data)
+    except Unreadable as error:
+        raise ImageCorrupt(f"the picture can't be read: it {error}") from error
+    picture = _open(file)
     width, height = picture.size
-    orientation = _orientation(picture)
-    if orientation in TURNED:
-        at_least = at_least[::-1]
-    if picture.format in JPEGS:
-        picture.draft("RGB", at_least)
-        picture.decodermaxblock = len(data)  # in one piece and not in 64 KiB: a tenth less time
-    limit = max_pixels * (BASELINE_JPEG_FACTOR if _has_one_scan(data) else 1)
+    turned = file.orientation in TURNED
+    if picture.format == "JPEG":
+        picture.draft("RGB", at_least[::-1] if turned else at_least)
+    limit = max_pixels * (BASELINE_JPEG_FACTOR if file.row_by_row else 1)
     if width * height > limit:
         raise _too_large(width, height, limit)
     if picture.width * picture.height > max_pixels:  # too thin to be scaled while it is decoded
         raise _too_large(width, height, max_pixels)
     try:
-        picture.load()
+        if picture.format == "JPEG":
+            _load_jpeg(picture, file.scans)
+        else:
+            picture.load()
         pixels = _to_rgb(picture)
     except Image.DecompressionBombError as error:
         raise _too_large(width, height, max_pixels) from error
     except DECODER_ERRORS as error:
-        raise ImageCorrupt(f"the picture can't be decoded ({error}); send it whole") from error
-    if orientation in UPRIGHT:
-        pixels = pixels.transpose(UPRIGHT[orientation])
-    if orientation in TURNED:
+        raise _cut_short() from error
+    if file.orientation in UPRIGHT:
+        pixels = pixels.transpose(UPRIGHT[file.orientation])
+    if turned:
         width, height = height, width
     return Picture(pixels, width, height)
 
@@ -162,48 +177,68 @@ def _scale(pixels: Image.Image, width: int, height: int) -> NDArray[np.uint8]:
     return np.asarray(pixels.resize((width, height), resample, reducing_gap=1.0))
 
 
-def _open(data: bytes) -> ImageFile:
+def _open(file: Needed) -> ImageFile:
     try:
-        return Image.open(BytesIO(data), formats=FORMATS)
+        return Image.open(BytesIO(file.file), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ImageTooLarge(
-            f"the picture has too many pixels ({error}); send it smaller"
-        ) from error
+        raise ImageTooLarge("the picture has too many pixels; send it smaller") from error
     except UnidentifiedImageError as error:
-        raise NotAnImage(f"not a picture in a format read here: {', '.join(FORMATS)}") from error
+        if formats.begins_like_one(file.file):
+            raise ImageCorrupt(
+                "the picture can't be read: its header is damaged; send it whole"
+            ) from error
+        raise NotAnImage(_what_instead(file.file)) from error
     except DECODER_ERRORS as error:
-        raise ImageCorrupt(f"the picture can't be decoded ({error}); send it whole") from error
+        raise _cut_short() from error
 
 
-def _orientation(picture: Image.Image) -> int:
-    if "exif" not in picture.info:
-        return 1
-    try:
-        return int(picture.getexif().get(ORIENTATION, 1))
-    except DECODER_ERRORS:
-        return 1  # broken metadata is no reason to refuse the picture
+def _load_jpeg(picture: ImageFile, scans: tuple[Scan, ...]) -> None:
+    """Decode a JPEG scan by scan; raises ImageCorrupt where one is damaged or short of data.
 
-
-def _has_one_scan(data: bytes) -> bool:
-    """Whether this is a baseline JPEG whose first scan has all components.
-
-    Such a one is decoded row by row. Any other, progressive or not, libjpeg holds whole, as
-    coefficients (`has_multiple_scans` in its jdinput.c). Markers: ITU-T T.81, B.1.1.3.
+    `ImageFile.load` does nearly the same, but does not tell where the decoder stopped, and so not
+    whether a scan was short of data: libjpeg only warns of that.
     """
-    if not data.startswith(b"\xff\xd8"):
-        return False
-    at, components = 2, 0
-    while data[at : at + 1] == b"\xff" and at + 9 < len(data):
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker in (0xC0, 0xC1):  # the frame header of a sequential JPEG
-            components = data[at + 9]
-        elif marker == 0xDA:  # the header of the first scan
-            return 0 < components == data[at + 4]
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    name, extents, _, arguments = picture.tile[0]
+    decoder = Image._getdecoder(picture.mode, name, arguments, picture.decoderconfig)
+    picture.load_prepare()
+    decoder.setimage(picture.im, extents)
+    try:
+        complete = _decode_scans(decoder.decode, scans)
+    finally:
+        decoder.cleanup()
+    if not complete:
+        raise _cut_short()
+    picture.tile = []
+
+
+def _decode_scans(decode: Decode, scans: tuple[Scan, ...]) -> bool:
+    """Whether the decoder has made all rows of what is in these scans."""
+    for scan in scans:
+        left = b""
+        for piece in scan:
+            fed = left + piece if left else piece
+            consumed, error = decode(fed)
+            if consumed < 0:  # no more is wanted
+                return not error
+            left = bytes(fed[consumed:])
+        # Behind a scan it skips whatever comes; within one it can do nothing with a single byte.
+        if left or decode(b"\0") != (1, 0):
+            return False
+    return decode(END_OF_JPEG) == (-1, 0)
+
+
+def _what_instead(data: bytes) -> str:
+    """What bytes are that are no picture, in words that help."""
+    text = data[:64].lstrip(b' \t\r\n"')
+    if text[:5].lower() == b"data:":
+        return "the picture is a data: URI; send the bytes that it stands for"
+    if text.startswith(BASE64_BEGINNINGS):
+        return "the picture is base64 text; send the bytes that it stands for"
+    return f"not a picture in a format read here: {', '.join(FORMATS)}"
+
+
+def _cut_short() -> ImageCorrupt:
+    return ImageCorrupt("the picture can't be decoded: it is cut short or damaged; send it whole")
 
 
 def _too_large(width: int, height: int, limit: int) -> ImageTooLarge:

@@ -1,5 +1,6 @@
 """The models that Reef knows: `models/manifest.yaml`, and where its files are."""
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -94,4 +95,15 @@ def read_manifest(folder: Path = EMBEDDED_MODELS) -> Manifest:
 def locate(name: str, models_dir: Path) -> Path:
     """Where a file of the manifest is: in `models_dir`, else embedded; where it belongs if not."""
     own, embedded = models_dir / name, EMBEDDED_MODELS / name
-    return embedded if embedded.exists() and not own.exists() else own
+    return embedded if is_there(embedded) and not is_there(own) else own
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there, or may be: in a folder that is closed to this user. Who then reads
+    it says why that can't be done."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False

@@ -1,14 +1,17 @@
 """What `/metrics` shows, in Prometheus' text format."""
 
 import os
+import platform
 from collections.abc import Callable, Iterable
 from functools import cache
+from importlib import metadata
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app import __version__
 from app.devices.pool import Pool
 from app.devices.status import STATES, DeviceStatus
 from app.stages import Stages
@@ -19,6 +22,9 @@ BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 
+
+RUNTIMES = ("ai-edge-litert", "tflite-runtime")
+"""TensorFlow Lite's packages, the first choice first, as in app/devices/runtime.py."""
 
 Reading = Callable[[DeviceStatus], float | None]
 
@@ -75,6 +81,7 @@ class Metrics:
 
     def __init__(self, pool: Pool) -> None:
         self.registry = CollectorRegistry()
+        Info("reef_build", "What runs here.", registry=self.registry).info(build())
         self._requests = Counter(
             "reef_requests", "Requests answered.", ("route", "status"), registry=self.registry
         )
@@ -113,6 +120,23 @@ class Metrics:
             self._degraded.inc()
         for stage, seconds in stages.seconds.items():
             self._stage(stage, device).observe(seconds)
+
+
+def build() -> dict[str, str]:
+    """The versions of Reef, of Python and of TensorFlow Lite's runtime."""
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "runtime": next(filter(None, map(_installed, RUNTIMES)), ""),
+    }
+
+
+def _installed(package: str) -> str:
+    """`ai-edge-litert 2.3.0`; empty where the package isn't there. Nothing of it is imported."""
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 class DeviceCollector(Collector):

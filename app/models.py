@@ -7,22 +7,34 @@ is described by what it declares.
 
 import difflib
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from app import tflite
+from app.advice import HERE, unreadable
 from app.download import Checksum
-from app.errors import ModelError, SettingsError, UnknownModel
+from app.errors import ModelError, Problems, SettingsError, UnknownModel
 from app.labels import UNNAMED, labels_of
-from app.manifest import Kind, Manifest, ManifestModel, Resize, locate, read_manifest
+from app.manifest import (
+    Kind,
+    Manifest,
+    ManifestModel,
+    Resize,
+    is_there,
+    locate,
+    read_manifest,
+)
 from app.settings import Settings
 from app.tflite import TFLiteFile
 
 # A float model without metadata takes pixels from -1 to 1, as TensorFlow's detectors do.
 DEFAULT_NORMALISATION = (127.5, 127.5)
+
+LABELS_SHOWN, LABEL_SHOWN = 100, 40  # in a message: so many, each with so many characters
 
 
 @dataclass(frozen=True)
@@ -133,15 +145,22 @@ def load(settings: Settings) -> Catalogue:
 
     Raises ModelError naming the file and the remedy, or SettingsError.
     """
-    if not settings.models_dir.is_dir():
+    if not os.path.isdir(settings.models_dir):
         raise SettingsError(f"REEF_MODELS_DIR: no such folder '{settings.models_dir}'; mount it")
-    if settings.model_cpu and not settings.model:
-        raise SettingsError("REEF_MODEL_CPU: is the counterpart of REEF_MODEL; set that too")
+    problems, models = Problems(), []
     loader = _Loader(settings.models_dir, read_manifest())
-    default = loader.default(settings)
-    if unknown := default.unknown_label(settings.only_labels):
-        raise SettingsError(f"REEF_ONLY_LABELS: {unknown}")
-    models = [default, *(loader.model(name, "REEF_EXTRA_MODELS") for name in settings.extra_models)]
+    with problems.collecting():
+        if settings.model_cpu and not settings.model:
+            raise SettingsError("REEF_MODEL_CPU: is the counterpart of REEF_MODEL; set that too")
+    with problems.collecting():
+        default = loader.default(settings)
+        models.append(default)
+        if unknown := [name for name in settings.only_labels if name not in default.labels]:
+            raise SettingsError(f"REEF_ONLY_LABELS: {no_such_labels(default, unknown)}")
+    for name in settings.extra_models:
+        with problems.collecting():
+            models.append(loader.model(name, "REEF_EXTRA_MODELS"))
+    problems.raise_all()
     by_name: dict[str, Model] = {}
     files: dict[tuple[Kind, str], Variant] = {}
     for model in models:
@@ -156,6 +175,16 @@ def load(settings: Settings) -> Catalogue:
     for kind, variant in default.variants.items():  # a mixed default's CPU twin has its own name
         by_name.setdefault(variant.name, Model(variant.name, {kind: variant}, default.selftest))
     return Catalogue(default, by_name)
+
+
+def no_such_labels(model: Model, names: Sequence[str]) -> str:
+    """That a model has no such labels, and those it has: the likely ones first, then in order."""
+    close = [like for name in names for like in difflib.get_close_matches(name, model.labels, n=3)]
+    labels = list(dict.fromkeys([*close, *sorted(model.labels)]))
+    unknown = ", ".join(repr(name[:LABEL_SHOWN]) for name in names[:LABELS_SHOWN])
+    shown = ", ".join(label[:LABEL_SHOWN] for label in labels[:LABELS_SHOWN])
+    more = f" and {len(labels) - LABELS_SHOWN} more" if len(labels) > LABELS_SHOWN else ""
+    return f"model {model.name} has no label {unknown}; it has: {shown}{more}"
 
 
 class _Loader:
@@ -191,20 +220,22 @@ class _Loader:
 
     def _from_manifest(self, name: str, labels: Path | None) -> Model:
         entry = self.manifest.models[name]
-        variants = self._variants(name, entry, self._find(entry.labels))
+        variants = self._variants(name, entry, self._find(entry.labels), vouched=True)
         if not variants:
             wanted = entry.files.get("cpu") or next(iter(entry.files.values()))
             raise ModelError(
-                f"{self.models_dir / wanted.path}: missing; `reef models pull {name}` fetches it "
-                f"from {wanted.url}"
+                f"{self.models_dir / wanted.path}: missing; `{HERE.pull(name)}` fetches it from "
+                f"{wanted.url}"
             )
         given = self._variants(name, entry, labels) if labels else variants
         return Model(name, given, self._selftest(entry, variants, given))
 
-    def _variants(self, name: str, entry: ManifestModel, labels: Path) -> dict[Kind, Variant]:
+    def _variants(
+        self, name: str, entry: ManifestModel, labels: Path, vouched: bool = False
+    ) -> dict[Kind, Variant]:
         layout = Layout(**entry.input.model_dump())
         return {
-            kind: _variant(name, self._find(file.path), labels, layout, file.checksum)
+            kind: _variant(name, self._find(file.path), labels, layout, file.checksum, vouched)
             for kind, file in entry.files.items()
             if self._present(name, kind)
         }
@@ -216,7 +247,7 @@ class _Loader:
         if entry.selftest is None:
             return None
         picture = self._find(entry.selftest.picture)
-        if not picture.is_file():
+        if not is_there(picture):
             raise ModelError(f"{picture}: missing; restore it from Reef's sources")
         expect = (
             given[kind].label(class_id)
@@ -242,7 +273,7 @@ class _Loader:
 
     def _own(self, name: str) -> Path:
         for path in (Path(name), self.models_dir / name):
-            if path.is_file():
+            if is_there(path):
                 return path
         if name.endswith(".tflite") or "/" in name:
             raise ModelError(f"{name}: no such file; mount it or correct the path")
@@ -254,13 +285,19 @@ class _Loader:
 
     def _present(self, name: str, kind: Kind) -> bool:
         file = self.manifest.models[name].files.get(kind)
-        return file is not None and self._find(file.path).exists()
+        return file is not None and is_there(self._find(file.path))
 
 
 def _variant(
-    name: str, path: Path, labels: Path | None, layout: Layout | None, checksum: Checksum | None
+    name: str,
+    path: Path,
+    labels: Path | None,
+    layout: Layout | None,
+    checksum: Checksum | None,
+    vouched: bool = False,
 ) -> Variant:
-    """Check and describe one file. `layout` and `checksum` are what the manifest promises."""
+    """Check and describe one file. `layout` and `checksum` are what the manifest promises; the
+    labels too where they are `vouched` for."""
     data = _read(path)
     actual = hashlib.sha256(data).hexdigest()
     if checksum and (objection := checksum.objection(data)):
@@ -283,7 +320,7 @@ def _variant(
         outputs=outputs,
         detections=detections,
         regular_nms=file.regular_nms,
-        labels=labels_of(file, path, labels),
+        labels=labels_of(file, path, labels, vouched),
     )
 
 
@@ -291,7 +328,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; mount it or correct the path") from error
+        raise ModelError(f"{path}: {unreadable(path, error)}") from error
 
 
 def _layout(file: TFLiteFile, path: Path, resize: Resize) -> Layout:

@@ -14,6 +14,7 @@ from app.models import Model, Variant
 # The embedded model finds its object with 0.8; a compiled twin's scores differ by a few hundredths.
 MIN_SCORE = 0.4
 MAX_PIXELS = 25_000_000
+SAME = 1e-3  # for what float32 leaves open after the chip: dequantisation, decoded boxes
 
 
 class SelfTestError(Exception):
@@ -68,5 +69,19 @@ def check_sane(outputs: Outputs) -> None:
     scores = outputs.scores[rows]
     if not (np.isfinite(outputs.boxes[rows]).all() and np.isfinite(outputs.classes[rows]).all()):
         raise SelfTestError("gave boxes or classes that are no numbers")
-    if not ((scores >= 0) & (scores <= 1)).all():
+    if not ((scores >= 0) & (scores <= 1 + SAME)).all():
         raise SelfTestError("gave scores that are not between 0 and 1")
+
+
+def check_same(outputs: Outputs, first: Outputs) -> None:
+    """Raise SelfTestError unless an Edge TPU's answer is the one that it gave at first: it
+    computes with integers, so the same picture has the same answer. An old answer has not."""
+    rows = first.rows
+    pairs = (
+        (outputs.boxes, first.boxes), (outputs.classes, first.classes),
+        (outputs.scores, first.scores),
+    )  # fmt: skip
+    if outputs.count != first.count or not all(
+        np.allclose(now[rows], before[rows], atol=SAME) for now, before in pairs
+    ):
+        raise SelfTestError("gave another answer for the test picture than when it was started")

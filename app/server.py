@@ -1,6 +1,6 @@
 """gunicorn as Reef needs it: one worker, slow clients cut off, nothing lost at a stop."""
 
-import ctypes
+import contextlib
 import logging
 import math
 import os
@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -17,7 +18,8 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
-from app import image, selftest
+from app import image
+from app.advice import HERE, Place
 from app.devices import discovery, telemetry
 from app.devices.pool import Pool
 from app.devices.telemetry import Sighting
@@ -29,6 +31,7 @@ from app.logs import Repeats
 from app.models import Catalogue
 from app.service import Service, admitted
 from app.settings import Settings
+from app.system import LEAST_CONNECTIONS, OTHER_DESCRIPTORS
 
 log = logging.getLogger(__name__)
 
@@ -37,57 +40,83 @@ SPARE_THREADS = 16  # for /health and its kind, beside every admitted request
 MARGIN_S = 5.0  # what a stop may take beyond the drain and the last request
 BACKLOG = 256
 CONNECTIONS = 4000  # open at a time, nearly all of them idle
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
-ARENAS = 4  # of glibc, by itself eight a core; each keeps up to LARGE_BYTES for its threads
-LARGE_BYTES = 12 * 1024 * 1024  # more than a bitmap of 1920x1080, less than Pillow's own blocks
-OTHER_DESCRIPTORS = 112  # for everything that is no connection
 
 
-def serve(settings: Settings, catalogue: Catalogue) -> None:
-    """Serve until SIGTERM or SIGINT; ends the process.
+def serve(
+    settings: Settings, catalogue: Catalogue, listener: socket.socket, heartbeat: Path
+) -> None:
+    """Serve on a listening socket until SIGTERM or SIGINT; ends the process.
 
-    Raises ModelError, AddressError or SettingsError.
+    `heartbeat` is a folder for the file by which gunicorn's worker says that it lives.
     """
-    discovery.choose(settings.devices)
-    for model in catalogue.all:  # here, where what is wrong still stops the start
-        for variant in model.variants.values():
-            selftest.prepare(model, variant)
-    give_memory_back()
-    listener = listen(settings)
     log.info("Listening on %s port %d", settings.host, settings.port)
-    Master(Application(settings, catalogue, listener)).run()
+    level, who = who_may_ask(settings)
+    log.log(level, "%s", who)
+    Master(Application(settings, catalogue, listener, heartbeat)).run()
 
 
-def give_memory_back() -> None:
-    """Have large blocks go back to the system as soon as they are freed.
+def who_may_ask(settings: Settings, place: Place = HERE) -> tuple[int, str]:
+    """Who may use the server, and how grave that is.
 
-    Left alone, glibc learns to keep blocks as large as bodies and bitmaps, for each of its arenas:
-    after a flood of large pictures, the process would stay at many times what it needs.
+    A container can't know to whom its port is published; by compose.yaml, to its host alone.
     """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
-        mallopt(M_ARENA_MAX, ARENAS)
+    if settings.keys:
+        return logging.DEBUG, "Who brings an API key may use it"
+    if settings.loopback_only:
+        return logging.DEBUG, "Every program on this computer may use it"
+    if place.in_image:
+        return logging.INFO, "There is no API key: whoever reaches the published port may use it"
+    return logging.WARNING, (
+        f"There is no API key, so everybody who reaches port {settings.port} of this computer may "
+        "use it: set REEF_API_KEY, or REEF_HOST=127.0.0.1"
+    )
+
+
+def ready_line(settings: Settings, catalogue: Catalogue, place: Place = HERE) -> str:
+    """What the log says when pictures can be sent. A container can't know its published address."""
+    if place.in_image:
+        return "Ready"
+    test = catalogue.default.selftest
+    picture = os.path.relpath(test.path) if test else "PICTURE.jpg"
+    key = _key_option(settings)
+    return f"Ready. Try: curl {key}-F image=@{picture} {settings.local_url}/predict"
+
+
+def _key_option(settings: Settings) -> str:
+    """What makes the shell bring the key; the key itself is not for the log."""
+    if not settings.keys:
+        return ""
+    file = settings.api_key_file
+    key = f"$(head -n 1 {shlex.quote(str(file))})" if file else "$REEF_API_KEY"
+    return f'-H "X-API-Key: {key}" '
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Its timeouts are inherited by every connection that it accepts."""
+    """The listening socket. Its timeouts are inherited by every connection that it accepts.
+
+    Raises AddressError.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     idle = struct.pack("ll", IDLE_S, 0)  # struct timeval
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, idle)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, idle)
     try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(BACKLOG)
+        with contextlib.ExitStack() as undo:
+            listener = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, idle)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, idle)
+            if family == socket.AF_INET6:  # whatever net.ipv6.bindv6only says
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind((settings.host, settings.port))
+            listener.listen(BACKLOG)
+            undo.pop_all()
+            return listener
     except OSError as error:
-        listener.close()
-        raise AddressError(
-            f"can't listen on {settings.host} port {settings.port}: {error.strerror}; "
-            "set REEF_HOST or REEF_PORT"
-        ) from error
-    return listener
+        why = error.strerror or str(error)
+    except (TypeError, ValueError):  # of the name's encoding
+        why = "that is no name of a computer"
+    raise AddressError(
+        f"can't listen on {settings.host} port {settings.port}: {why}; set REEF_HOST or REEF_PORT"
+    )
 
 
 def connections() -> int:
@@ -95,7 +124,7 @@ def connections() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     descriptors = min(CONNECTIONS + OTHER_DESCRIPTORS, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, most))
-    return max(16, descriptors - OTHER_DESCRIPTORS)
+    return max(LEAST_CONNECTIONS, descriptors - OTHER_DESCRIPTORS)
 
 
 def sightings(settings: Settings) -> list[Sighting]:
@@ -122,6 +151,7 @@ def build_pool(
         expect_edgetpu=discovery.choose(settings.devices).asks_for_edgetpu,
         library=settings.libedgetpu,
         usb_performance=settings.usb_performance,
+        host_root=settings.host_root,
     )
     pool.update(sightings(settings))
     return pool
@@ -130,10 +160,13 @@ def build_pool(
 class Application(BaseApplication):  # type: ignore[misc]
     """What gunicorn runs, and how."""
 
-    def __init__(self, settings: Settings, catalogue: Catalogue, listener: socket.socket) -> None:
+    def __init__(
+        self, settings: Settings, catalogue: Catalogue, listener: socket.socket, heartbeat: Path
+    ) -> None:
         self._settings = settings
         self._catalogue = catalogue
         self._listener = listener
+        self._heartbeat = heartbeat
         super().__init__()
 
     def load_config(self) -> None:
@@ -151,7 +184,7 @@ class Application(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "forwarded_allow_ips": "",  # no client is believed what a proxy might say,
             "forwarder_headers": "",  # nor may it name its own SCRIPT_NAME
-            "worker_tmp_dir": "/dev/shm",  # noqa: S108 - its heartbeat file must not be on a disk
+            "worker_tmp_dir": str(self._heartbeat),
             "logger_class": "app.server.Log",
             "proc_name": "reef",
             "worker_exit": _close_service,
@@ -162,26 +195,17 @@ class Application(BaseApplication):  # type: ignore[misc]
         """Build the WSGI application; called in the worker, which then owns the devices."""
         settings = self._settings
         pool = build_pool(settings, self._catalogue, self._announce)
-        service = Service(settings, self._catalogue, pool, image.notes())
+        watch = Watch(lambda: sightings(settings), pool)
+        notes = image.notes()
+        service = Service(settings, self._catalogue, pool, lambda: [*notes, *watch.notes()])
         app = create_app(service)
         app.extensions[SERVICE] = service
         pool.start()
-        Watch(lambda: sightings(settings), pool).start()
+        watch.start()
         return app
 
     def _announce(self) -> None:
-        test = self._catalogue.default.selftest
-        picture = os.path.relpath(test.path) if test else "PICTURE.jpg"
-        url = self._settings.local_url
-        log.info("Ready. Try: curl %s-F image=@%s %s/predict", self._key_option(), picture, url)
-
-    def _key_option(self) -> str:
-        """What makes the shell bring the key; the key itself is not for the log."""
-        if not self._settings.keys:
-            return ""
-        file = self._settings.api_key_file
-        key = f"$(head -n 1 {shlex.quote(str(file))})" if file else "$REEF_API_KEY"
-        return f'-H "X-API-Key: {key}" '
+        log.info("%s", ready_line(self._settings, self._catalogue))
 
 
 class Master(Arbiter):  # type: ignore[misc]

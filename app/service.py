@@ -1,7 +1,7 @@
 """The straight line between an upload and its answer, for every dialect alike."""
 
 import time
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -51,7 +51,11 @@ class Service:
     """What one HTTP process serves with: the models, the devices, and its limits."""
 
     def __init__(
-        self, settings: Settings, catalogue: Catalogue, pool: Pool, notes: Sequence[str] = ()
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        pool: Pool,
+        notes: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.settings = settings
         self.catalogue = catalogue

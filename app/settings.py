@@ -1,13 +1,15 @@
 """Every setting, once: its name, default, unit and help. Read once, at the edge, then frozen.
 
-The environment comes first, then the YAML file, then the default. `README.md`'s table and the
-messages about wrong values are made from what stands here.
+The environment comes first, then the YAML file, then the default. The table in `docs/reference.md`
+and the messages about wrong values are made from what stands here.
 """
 
 import difflib
+import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -28,12 +30,16 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from app import variables
+from app.advice import unreadable
 from app.errors import SettingsError
+from app.variables import PREFIX
 
-PREFIX = "REEF_"
 CONFIG_VARIABLE = "REEF_CONFIG"
 DEFAULT_CONFIG = "reef.yaml"
 KEY_FILE = "api_key_file"
+LOCAL = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - where it is reached from here
+"""Who listens on every address of IPv6 takes IPv4 too, and IPv6 may have no loopback."""
 MAX_RESULTS = 1000
 MAX_KEY_FILE_BYTES = 64 * 1024
 KEYS = re.compile(r"[\x21-\x7e]{16,256}(\n[\x21-\x7e]{16,256})*")  # one a line
@@ -54,6 +60,14 @@ def _is_key(value: SecretStr) -> SecretStr:
     if value.get_secret_value() and not KEYS.fullmatch(value.get_secret_value()):
         raise ValueError("no key that is hard to guess and easy to send")
     return value
+
+
+def _temporary_folder() -> Path:
+    """Where others keep such files; where that can't be written, whoever writes says so."""
+    try:
+        return Path(gettempdir())
+    except FileNotFoundError:
+        return Path("/tmp")  # noqa: S108 - a name for the message
 
 
 Lower = BeforeValidator(_lower)
@@ -208,7 +222,7 @@ class Settings(BaseModel):
         json_schema_extra={"unit": "s"},
     )
     run_dir: Path = Field(
-        Path(gettempdir()) / f"reef-{os.getuid()}",
+        _temporary_folder() / f"reef-{os.getuid()}",
         description="Where each device's lock file is kept.",
     )
 
@@ -240,8 +254,16 @@ class Settings(BaseModel):
     @property
     def local_url(self) -> str:
         """Where this host reaches the server: `http://127.0.0.1:5000`."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        host = LOCAL.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether other computers can't reach the address to listen on."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def max_upload_bytes(self) -> int:
@@ -254,24 +276,67 @@ class Settings(BaseModel):
         return int(self.max_megapixels * 1_000_000)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The settings that are right, the others at their defaults; and what is wrong."""
+
+    settings: Settings
+    wrong: frozenset[str] = frozenset()
+    """The names of the settings whose values can't be used."""
+    problems: tuple[str, ...] = ()
+
+
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings from `environ` (default: the process's), the YAML file and the defaults.
 
-    Raises SettingsError naming the setting and what it takes.
+    Raises SettingsError naming each wrong setting and what it takes.
     """
-    environ = os.environ if environ is None else environ
+    reading = read(environ)
+    if reading.problems:
+        raise SettingsError(*reading.problems)
+    return reading.settings
+
+
+def read(environ: Mapping[str, str] | None = None) -> Reading:
+    """As `load`, but what is wrong stops nothing."""
     known = {variable(name) for name in Settings.model_fields} | {CONFIG_VARIABLE}
-    for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
-            raise SettingsError(f"{name}: no such setting{_meant(name, known)}")
-    config = Path(environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
-    from_environ = {name: environ[variable(name)] for name in Settings.model_fields
-                    if environ.get(variable(name))}  # fmt: skip
+    own = variables.own(os.environ if environ is None else environ, known)
+    problems = [f"{name}: no such setting{_meant(name, known)}" for name in sorted({*own} - known)]
+    named = own.get(CONFIG_VARIABLE, "")
+    config = Path(named or DEFAULT_CONFIG)
+    from_environ = {
+        name: own[variable(name)] for name in Settings.model_fields if own.get(variable(name))
+    }
     try:
-        settings = Settings.model_validate(_from_file(config, environ) | from_environ)
+        values = _from_file(config, named=bool(named)) | from_environ
+    except SettingsError as error:
+        problems += error.problems
+        values = dict(from_environ)
+    wrong: set[str] = set()
+    try:
+        settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_explain(error, from_environ, config)) from error
-    return _with_keys(settings) if settings.api_key_file else settings
+        wrong = {str(problem["loc"][0]) for problem in error.errors()}
+        problems += _explain(error, from_environ, config)
+        right = {name: value for name, value in values.items() if name not in wrong}
+        settings = Settings.model_validate(right)
+    if settings.api_key_file:
+        try:
+            settings = _with_keys(settings)
+        except SettingsError as error:
+            wrong.add(KEY_FILE)
+            problems += error.problems
+    return Reading(settings, frozenset(wrong), tuple(problems))
+
+
+def names_of_services(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Variables in `environ` (default: the process's) that a platform set, and are no settings."""
+    return variables.of_services(os.environ if environ is None else environ)
+
+
+def names_of_the_container(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Variables in `environ` (default: the process's) that are read where containers start."""
+    return variables.of_the_container(os.environ if environ is None else environ)
 
 
 def variable(name: str) -> str:
@@ -317,7 +382,7 @@ def _with_keys(settings: Settings) -> Settings:
         with path.open(encoding="ascii") as file:
             lines = file.read(MAX_KEY_FILE_BYTES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        why = unreadable(path, error) if isinstance(error, OSError) else "it is not ASCII"
         raise SettingsError(f"{name}: '{path}' can't be read: {why}") from error
     keys = [line.strip() for line in lines if line.strip()]
     try:
@@ -330,30 +395,39 @@ def _with_keys(settings: Settings) -> Settings:
     return settings.model_copy(update={"api_key": checked.api_key})
 
 
-def _from_file(config: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    if not config.is_file():
-        if environ.get(CONFIG_VARIABLE):
-            raise SettingsError(f"{CONFIG_VARIABLE}: no such file '{config}'; mount it or unset it")
-        return {}
+def _from_file(config: Path, *, named: bool) -> dict[str, Any]:
+    """The values of the YAML file; `named`: somebody said that it is there."""
     try:
         values = yaml.safe_load(config.read_bytes())
-    except (OSError, yaml.YAMLError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        if named:
+            why = f"{CONFIG_VARIABLE}: no such file '{config}'; mount it or unset it"
+            raise SettingsError(why) from error
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{config}: can't be read: {unreadable(config, error)}") from error
+    except yaml.YAMLError as error:
         raise SettingsError(f"{config}: can't be read: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict | None):
         raise SettingsError(f"{config}: must hold lines of the form 'setting: value'")
-    return {name: value for name, value in (values or {}).items() if value is not None}
+    return {str(name): value for name, value in (values or {}).items() if value is not None}
 
 
-def _explain(error: ValidationError, from_environ: Mapping[str, str], config: Path) -> str:
-    problem = error.errors()[0]
-    name = str(problem["loc"][0])
-    field = Settings.model_fields.get(name)
-    if field is None:
-        return f"{config}: no such setting '{name}'{_meant(name, set(Settings.model_fields))}"
-    where = variable(name) if name in from_environ else f"{config}: {name}"
-    if _extra(field, "secret"):
-        return f"{where}: takes {takes(field)}; what it has is something else"
-    return f"{where}: takes {takes(field)}, not {str(problem['input'])[:80]!r}"
+def _explain(
+    error: ValidationError, from_environ: Mapping[str, str], config: Path
+) -> Iterator[str]:
+    """A sentence for each wrong setting."""
+    first = {str(problem["loc"][0]): problem for problem in reversed(error.errors())}
+    for name, problem in reversed(first.items()):
+        field = Settings.model_fields.get(name)
+        where = variable(name) if name in from_environ else f"{config}: {name}"
+        if field is None:
+            meant = _meant(name, set(Settings.model_fields))
+            yield f"{config}: no such setting '{name}'{meant}"
+        elif _extra(field, "secret"):
+            yield f"{where}: takes {takes(field)}; what it has is something else"
+        else:
+            yield f"{where}: takes {takes(field)}, not {str(problem['input'])[:80]!r}"
 
 
 def _either(words: tuple[str, ...]) -> str:
@@ -364,4 +438,4 @@ def _either(words: tuple[str, ...]) -> str:
 def _meant(name: str, known: set[str]) -> str:
     bare = {each.removeprefix(PREFIX): each for each in sorted(known)}  # all are alike by it
     close = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
-    return f"; did you mean {bare[close[0]]}?" if close else "; README.md lists them"
+    return f"; did you mean {bare[close[0]]}?" if close else "; docs/reference.md lists them"

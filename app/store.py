@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from app import tflite
+from app.advice import HERE, Place, unreadable
 from app.download import CutShort, Damaged, Refused, Unreachable, download
 from app.errors import ModelError
 from app.manifest import Manifest, ManifestFile, locate, read_manifest
@@ -46,7 +47,7 @@ class File:
                 return objection
             tflite.read(data)
         except OSError as error:
-            return f"can't be read: {error.strerror}"
+            return f"can't be read: {unreadable(self.path, error)}"
         except ValueError as error:
             return str(error)
         return ""
@@ -55,8 +56,11 @@ class File:
 class Store:
     """The manifest's files, in the folder of the settings and among the embedded ones."""
 
-    def __init__(self, settings: Settings, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self, settings: Settings, manifest: Manifest | None = None, place: Place = HERE
+    ) -> None:
         """Raises ModelError if the manifest can't be read."""
+        self._place = place
         self._folder = settings.models_dir
         self._manifest = manifest or read_manifest()
 
@@ -92,9 +96,9 @@ class Store:
                 continue
             what = f"{file.model} ({file.kind})"
             if state == "damaged":
-                said = f"{file.path}: {file.objection()}; `reef models pull {file.model}` mends it"
+                said = f"{file.path}: {file.objection()}; `{self._place.pull(file.model)}` mends it"
             elif state == "missing":
-                said = f"{file.path}: missing; `reef models pull {file.model}` fetches it"
+                said = f"{file.path}: missing; `{self._place.pull(file.model)}` fetches it"
             else:
                 said = f"{file.path}: as it should be"
             well &= state in ("here", "embedded")
@@ -138,12 +142,16 @@ class Store:
             raise ModelError(f"{what}: {url} {error}") from error
         except OSError as error:
             raise ModelError(
-                f"{what}: can't write to {into.parent} ({error.strerror}); in a container that is "
-                "the models volume, which the server may only read: docker run --rm --volume "
-                "reef_models:/models reef:local models pull NAME"
+                f"{what}: can't write to {into.parent} ({error.strerror}); {self._where_to_write()}"
             ) from error
         finally:
             bar.wipe()
+
+    def _where_to_write(self) -> str:
+        if self._place.in_image:
+            pull = self._place.pull("NAME")
+            return f"the server may only read its models; write to them with: {pull}"
+        return f"let user {os.geteuid()} write there, or name another folder in REEF_MODELS_DIR"
 
 
 class Bar:

@@ -8,7 +8,7 @@ the metadata, of `metadata_schema.fbs`; flatbuffers never renumber a field.
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -22,6 +22,8 @@ EDGETPU_OPERATOR = "edgetpu-custom-op"
 POST_PROCESS_OPERATOR = "TFLite_Detection_PostProcess"
 METADATA_BUFFER = "TFLITE_METADATA"
 CUSTOM = 32  # BuiltinOperator.CUSTOM
+LABELS_OF = (2, 3)  # AssociatedFileType: TENSOR_AXIS_LABELS, TENSOR_VALUE_LABELS
+MOST_TEXT_BYTES = 4 * 1024 * 1024
 
 DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 9: "int8"}
 
@@ -65,8 +67,11 @@ class TFLiteFile:
     """TFLite_Detection_PostProcess suppresses overlaps within each class, and not across."""
     normalisation: Normalisation | None
     """Of a float input, where the metadata tells it."""
-    labels: tuple[str, ...] | None
-    """From the zip at the end of the file, where there is one."""
+    texts: Mapping[str, bytes]
+    """Text files by name, from the zip at the end of the file; empty where there is none that can
+    be read."""
+    label_files: tuple[str, ...]
+    """Which of them have labels, as far as the metadata tell."""
 
 
 def read(data: bytes) -> TFLiteFile:
@@ -91,6 +96,8 @@ def _read(data: bytes) -> TFLiteFile:
     tensors = [_tensor(table) for table in graph.tables(0)]  # SubGraph.tensors
     outputs = graph.ints(2)  # SubGraph.outputs
     operators = [_operator_name(code) for code in model.tables(1)]  # Model.operator_codes
+    metadata = _metadata(model, buffers)
+    label_files = tuple(_label_files(metadata))
     post_process = classes = detections = None
     regular_nms = False
     for operator in graph.tables(3):  # SubGraph.operators
@@ -109,8 +116,9 @@ def _read(data: bytes) -> TFLiteFile:
         classes=classes,
         detections=detections,
         regular_nms=regular_nms,
-        normalisation=_normalisation(model, buffers),
-        labels=_packed_labels(data),
+        normalisation=_normalisation(metadata),
+        texts=_packed_texts(data, label_files),
+        label_files=label_files,
     )
 
 
@@ -125,32 +133,53 @@ def _operator_name(code: "Node") -> str:
     return (code.text(1) or "") if builtin == CUSTOM else f"builtin {builtin}"
 
 
-def _normalisation(model: "Node", buffers: list["Node"]) -> Normalisation | None:
-    """Mean and deviation of the first input, from the file's metadata."""
+def _metadata(model: "Node", buffers: list["Node"]) -> "Node | None":
+    """The root of the file's metadata."""
     for entry in model.tables(6):  # Model.metadata
-        if entry.text(0) != METADATA_BUFFER:  # Metadata.name
-            continue
-        metadata = buffers[entry.uint32(1)].raw(0)  # Metadata.buffer
-        root = Node(metadata, int.from_bytes(metadata[:4], "little"))
-        for graph in root.tables(3):  # ModelMetadata.subgraph_metadata
-            for tensor in graph.tables(2):  # .input_tensor_metadata
-                for unit in tensor.tables(4):  # .process_units
-                    if unit.uint8(0) == 1:  # ProcessUnitOptions.NormalizationOptions
-                        options = unit.union(1)
-                        mean, deviation = options.floats(0), options.floats(1)  # .mean, .std
-                        if mean and deviation and deviation[0]:
-                            return mean[0], deviation[0]
-                return None
+        if entry.text(0) == METADATA_BUFFER:  # Metadata.name
+            metadata = buffers[entry.uint32(1)].raw(0)  # Metadata.buffer
+            return Node(metadata, int.from_bytes(metadata[:4], "little"))
     return None
 
 
-def _packed_labels(data: bytes) -> tuple[str, ...] | None:
+def _normalisation(metadata: "Node | None") -> Normalisation | None:
+    """Mean and deviation of the first input."""
+    for graph in metadata.tables(3) if metadata else ():  # ModelMetadata.subgraph_metadata
+        for tensor in graph.tables(2):  # SubGraphMetadata.input_tensor_metadata
+            for unit in tensor.tables(4):  # TensorMetadata.process_units
+                if unit.uint8(0) == 1:  # ProcessUnitOptions.NormalizationOptions
+                    options = unit.union(1)
+                    mean, deviation = options.floats(0), options.floats(1)  # .mean, .std
+                    if mean and deviation and deviation[0]:
+                        return mean[0], deviation[0]
+            return None
+    return None
+
+
+def _label_files(metadata: "Node | None") -> Iterator[str]:
+    """The files that the metadata call the labels of an output."""
+    for graph in metadata.tables(3) if metadata else ():  # ModelMetadata.subgraph_metadata
+        for tensor in graph.tables(3):  # SubGraphMetadata.output_tensor_metadata
+            for file in tensor.tables(6):  # TensorMetadata.associated_files
+                name = file.text(0)  # AssociatedFile.name
+                if name and file.uint8(2) in LABELS_OF:  # AssociatedFile.type
+                    yield name
+
+
+def _packed_texts(data: bytes, others: Collection[str]) -> dict[str, bytes]:
+    """The text files in the zip behind the model, and `others`."""
+    texts: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(BytesIO(data)) as packed:
-            names = [name for name in packed.namelist() if name.endswith(".txt")]
-            return tuple(packed.read(names[0]).decode().splitlines()) if names else None
-    except zipfile.BadZipFile:
-        return None
+            for name in packed.namelist():
+                # What begins with a dot is none: macOS adds such files, of the same name.
+                hidden = name.rpartition("/")[2].startswith(".")
+                if name in others or (name.lower().endswith(".txt") and not hidden):
+                    with packed.open(name) as file:
+                        texts[name] = file.read(MOST_TEXT_BYTES)
+    except (zipfile.BadZipFile, *DAMAGED):
+        return {}
+    return texts
 
 
 class Node:

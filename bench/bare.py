@@ -10,7 +10,7 @@ from typing import Any
 from app import imaging, models
 from app.devices.discovery import MAX_USEFUL_THREADS, available_cores
 from app.devices.runtime import LoadedModel
-from app.devices.supervisor import Served
+from app.devices.served import Served
 from app.selftest import MAX_PIXELS, SelfTest, check_sane
 from app.settings import Settings
 from bench.pictures import TILE, camera_pictures

@@ -6,11 +6,11 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).parent.parent
-SOURCES = (
-    ROOT / "tests" / "pictures" / "chelsea.png",
-    ROOT / "tests" / "pictures" / "coffee.png",
-    ROOT / "models" / "selftest_person.jpg",
-)
+SOURCES = {
+    "cat": ROOT / "tests" / "pictures" / "chelsea.png",
+    "coffee": ROOT / "tests" / "pictures" / "coffee.png",
+    "person": ROOT / "models" / "selftest_person.jpg",
+}
 TILE = (640, 480)
 QUALITY = 85
 
@@ -21,8 +21,11 @@ Size = tuple[int, int]  # width, height in pixels
 
 
 def camera_pictures(size: Size, kind: str = "JPEG") -> list[bytes]:
-    """Different pictures of one size, with detail down to the pixel: sources side by side."""
-    tiles = [_tile(path, size) for path in SOURCES]
+    """Different pictures of one size, with detail down to the pixel: sources side by side.
+
+    First those that begin with a source, in the order of SOURCES, then with a mirrored one.
+    """
+    tiles = [_tile(path, size) for path in SOURCES.values()]
     tiles += [ImageOps.mirror(tile) for tile in tiles]
     return [
         _file(_side_by_side(tiles[first:] + tiles[:first], size), kind)

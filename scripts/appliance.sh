@@ -8,20 +8,23 @@ MADE_FOR_BUILDS=reef-build-base:trixie
 PULL_S=120
 READY_S=120
 LOG_LINES=20
+OLDEST_COMPOSE=1.29
 
 usage() {
     cat <<END
-Usage: scripts/appliance.sh image | sbom | up | attach | down | logs | status | bench-image
+Usage: scripts/appliance.sh image | sbom | up [NAME...] | attach | down | logs | status | doctor |
+                            bench-image
 
   image   builds the image, on $PULLED or, where no registry answers, on a base made
           from Debian's archive by scripts/base-image.sh
   sbom    writes what is in it to build/sbom.cdx.json, its licences to build/licenses/
-  up      builds it, starts it with the Edge TPUs that are there now, waits until it is ready and
-          says how to use it
+  up      builds it, checks settings and ports, starts it with the Edge TPUs that are there now,
+          waits until it is ready and says how to use it. The variables named are kept in .env
   attach  starts it in the foreground; for reef.service
   down    stops it and removes the container; models and logs stay
   logs    shows its log and follows it, until Ctrl-C
   status  says whether it runs, on which devices, and what is wrong
+  doctor  says what this computer lacks, and why an Edge TPU doesn't work
   bench-image
           builds the image of the benchmark, on the same base
 
@@ -31,12 +34,35 @@ END
 }
 
 main() {
+    local command=${1:---help}
+    dotenv='' address=''
     cd "$(dirname "$0")/.."
-    case ${1:---help} in
-    image | sbom | up | attach | down | logs | status | bench-image) need_docker && "do_${1//-/_}" ;;
+    # shellcheck source=scripts/lib/compose.sh
+    . scripts/lib/compose.sh
+    # shellcheck source=scripts/lib/checks.sh
+    . scripts/lib/checks.sh
+    # shellcheck source=scripts/lib/address.sh
+    . scripts/lib/address.sh
+    # shellcheck source=scripts/lib/doctor.sh
+    . scripts/lib/doctor.sh
+    case $command in
     --help | -h) usage ;;
-    *) die "no such command: $1; see --help" ;;
+    doctor) do_doctor ;;
+    image | sbom | up | attach | down | logs | status | bench-image)
+        need_docker
+        read_env "$command"
+        "do_${command//-/_}" "${@:2}"
+        ;;
+    *) die "no such command: $command; see --help" ;;
     esac
+}
+
+# .env, and what only this computer has: a fresh clone with a kept .env has it not yet.
+read_env() {
+    dotenv=$(dotenv_read .env) || [[ $1 =~ ^(down|logs)$ ]] || exit 1
+    [[ $(setting COMPOSE_FILE '') != *compose.devices.yaml* ]] || [ -e compose.devices.yaml ] ||
+        scripts/devices.sh compose
+    declare_volumes
 }
 
 do_image() {
@@ -54,7 +80,7 @@ do_image() {
     # A builder remembers that a site couldn't be reached; another value makes it ask again.
     [[ $before != *"could not be reached"* ]] || again=(--build-arg "EDGETPU_TRY=$(date +%s)")
     say "building $image"
-    compose build --build-arg "REVISION=$(of_commit describe --always --abbrev=40 --exclude='*' --dirty)" \
+    compose build --force-rm --build-arg "REVISION=$(of_commit describe --always --abbrev=40 --exclude='*' --dirty)" \
         --build-arg "CREATED=$(of_commit log -1 --format=%cI)" "${again[@]}" reef ||
         die "the build failed; the lines above say why${tpu:+. EDGETPU=none builds for the CPU alone}"
     label "$image"
@@ -65,7 +91,7 @@ do_bench_image() {
     image=$(setting BENCH_IMAGE reef-bench:local)
     choose_base
     say "building $image"
-    compose --profile bench build \
+    compose --profile bench build --force-rm \
         --build-arg "REVISION=$(of_commit describe --always --abbrev=40 --exclude='*' --dirty)" bench ||
         die "the build failed; the lines above say why"
     say "$image, $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB"
@@ -81,7 +107,7 @@ label() {
 import json
 record = json.load(open("/opt/reef/image.json"))
 print("; ".join(filter(None, [", ".join(record["edgetpu"]), *record["notes"]])))')
-    echo "FROM $image" | docker build --quiet --label "reef.edgetpu=$what" --tag "$image" - \
+    echo "FROM $image" | docker build --quiet --force-rm --label "reef.edgetpu=$what" --tag "$image" - \
         >/dev/null 2>&1 || die "$image could not be labelled"
     say "$image, $(($(docker image inspect --format '{{.Size}}' "$image") / 1000000)) MB: $what"
 }
@@ -99,35 +125,54 @@ do_sbom() {
 }
 
 do_up() {
-    check_settings
-    do_image
+    need_curl
+    check_names "$@"
+    check_folders
+    check_volumes
     scripts/devices.sh compose
+    check_files
+    choose_base
+    check_ports
+    do_image
+    check_start
+    pull_others
+    keep "$@"
     say "starting"
-    compose up --detach --no-build ||
-        die "it could not be started; the lines above say why (another port: make up PORT=5001)"
+    compose up --detach --no-build || die "it could not be started; the lines above say why"
     wait_until_ready
     describe
 }
 
 do_down() { compose down; }
 
-# What Compose would take for a failed build, and what it drops without a word: it passes on what
-# compose.yaml names, so a key that is misspelt would be none.
-check_settings() {
-    local name
-    compose config --quiet || die "a setting in .env or the environment is wrong; the lines above say which"
-    [ -r .env ] || return 0
-    while read -r name; do
-        grep --quiet "^#\{0,1\}$name=" .env.example ||
-            die "$name in .env: no such setting; .env.example lists them"
-    done < <(sed -n 's/^ *\(export  *\)\{0,1\}\(REEF_[A-Za-z0-9_]*\) *=.*/\2/p' .env)
+# Puts what was chosen on make's command line into .env, where it holds until it is changed.
+keep() {
+    local name text before
+    before=$([ ! -e .env ] || cat .env)
+    text=$before
+    for name in "$@"; do
+        [ "${!name-}" != "$(dotenv_get "$name" "$dotenv")" ] || continue
+        text=$(dotenv_with "$text" "$name" "${!name-}")
+        say "$name is kept in .env"
+    done
+    if [ "$text" != "$before" ]; then
+        [ -e .env ] || (umask 077 && : >.env) # it may hold a key
+        [ "$(id -u)" -ne 0 ] || chown --reference=. .env
+        printf '%s\n' "$text" >.env
+    fi
+    unset -v "$@" # from here on .env has them
+    dotenv=$(dotenv_read .env)
+    declare_volumes
 }
 
 # For reef.service: in the foreground, with the devices of now, and nothing before the log's lines.
 do_attach() {
-    check_settings
-    docker image inspect "$(setting REEF_IMAGE reef:local)" >/dev/null 2>&1 || do_image
+    check_names
+    check_folders
+    check_volumes
     scripts/devices.sh compose
+    check_files
+    docker image inspect "$(setting REEF_IMAGE reef:local)" >/dev/null 2>&1 || do_image
     local id since
     since=$(date +%s)
     compose up --detach --no-build
@@ -156,7 +201,8 @@ do_status() {
     compose ps
     [ "$(docker inspect --format '{{.State.Running}}' "$id")" = true ] ||
         fail "it does not run; 'make up' starts it"
-    docker exec "$id" reef healthcheck >/dev/null || fail "it is not ready: $(reason "$id")"
+    address=$(published) || fail "its port is not published"
+    ask /ready >/dev/null || fail "it is not ready: $(reason "$id")"
     describe
 }
 
@@ -164,6 +210,8 @@ do_status() {
 
 choose_base() {
     local base
+    [ -z "${base_is_chosen-}" ] || return 0
+    base_is_chosen=yes
     base=$(setting REEF_BASE '')
     if [ -n "$base" ]; then
         REEF_BASE=$base
@@ -200,9 +248,10 @@ container() { compose ps --all --quiet reef 2>/dev/null | head -n 1; }
 wait_until_ready() {
     local id restarts deadline now told=''
     id=$(container)
+    address=$(published) || fail "its port is not published"
     restarts=$(docker inspect --format '{{.RestartCount}}' "$id")
     deadline=$((SECONDS + READY_S))
-    until docker exec "$id" reef healthcheck >/dev/null 2>&1; do
+    until ask /ready >/dev/null; do
         now=$(docker inspect --format '{{.State.Status}} {{.RestartCount}}' "$id")
         [ "$now" = "running $restarts" ] || {
             compose stop >/dev/null 2>&1 # or it would be started again and again
@@ -220,20 +269,21 @@ wait_until_ready() {
 reason() {
     local said
     said=$(docker exec --interactive "$1" /opt/reef/venv/bin/python - reason <scripts/status.py \
-        2>/dev/null) || true
-    printf '%s' "${said:-it is being started}"
+        2>/dev/null) || said="it is being started"
+    printf '%s' "${said:-nothing answers at $address}"
 }
 
 describe() {
-    local id address option
+    local id key
     id=$(container)
-    option=$(key_option "$id")
-    # Published on every address, it is reached on this computer's own.
-    address=http://$(docker port "$id" 5000/tcp | sed -n '1s/^0\.0\.0\.0:/127.0.0.1:/; 1p')
+    key=$(key_option "$id")
     docker exec --interactive "$id" /opt/reef/venv/bin/python - <scripts/status.py
     printf '\nReef is ready: %s\n\n' "$address"
-    printf '  curl %s-F image=@models/selftest_person.jpg %s/predict\n' "$option" "$address"
+    printf '  curl %s%s-F image=@models/selftest_person.jpg %s/predict\n' \
+        "$(curl_options)" "$key" "$address"
     printf "\n'make logs' shows its log, 'make status' how it is, 'make down' stops it.\n"
+    [ -n "$key" ] || ! is_open ||
+        say "other computers reach it, and it has no key; set one: make up REEF_API_KEY=\$(openssl rand -hex 24)"
 }
 
 # What makes the shell bring the API key, where one is set; the key itself is not printed.
@@ -241,7 +291,7 @@ key_option() {
     # shellcheck disable=SC2016 # the user's shell is to fill these in
     if [ -n "${REEF_API_KEY-}" ]; then
         printf -- '-H "X-API-Key: %s" ' '$REEF_API_KEY'
-    elif grep --quiet '^REEF_API_KEY=[A-Za-z0-9._~+/=-]*$' .env 2>/dev/null; then
+    elif grep --quiet '^REEF_API_KEY=[A-Za-z0-9._~+/=-]\{1,\}$' .env 2>/dev/null; then
         printf -- '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' .env)"
     elif docker exec "$1" /opt/reef/venv/bin/python -c \
         'import sys; from app import settings; sys.exit(not settings.load().keys)'; then
@@ -262,22 +312,33 @@ need_docker() {
     local why
     command -v docker >/dev/null ||
         die "there is no Docker here; install it, or serve without it: make run"
-    why=$(docker version --format '{{.Server.Version}}' 2>&1) ||
-        die "no Docker engine answers ($(tail -n 1 <<<"$why")); without one: make run"
+    why=$(docker version --format '{{.Server.Version}}' 2>&1) || case $why in
+    *"permission denied"*)
+        die "this user may not use Docker; run: sudo usermod --append --groups docker $(id -un), and log in again, or begin the command with sudo"
+        ;;
+    *) die "no Docker engine answers ($(tail -n 1 <<<"$why")); without one: make run" ;;
+    esac
     docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
         die "Docker has no compose here; install its package docker-compose, or: make run"
+    why=$(compose version --short)
+    printf '%s\n' "$OLDEST_COMPOSE" "${why#v}" | sort --version-sort --check 2>/dev/null ||
+        die "Compose $why is too old; Reef needs $OLDEST_COMPOSE or newer"
+}
+
+need_curl() {
+    command -v curl >/dev/null ||
+        die "there is no curl here, by which the server is asked whether it is ready; install it"
 }
 
 compose() {
     if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 }
 
-# A variable as compose sees it: from the environment, then from .env, then the default.
+# A variable as compose sees it: from the environment, else from .env, and where that is empty the
+# default.
 setting() {
-    local value=${!1-}
-    if [ -z "$value" ] && [ -r .env ]; then
-        value=$(sed -n "s/^$1=//p" .env | tail -n 1)
-    fi
+    local value
+    value=${!1-$(dotenv_get "$1" "$dotenv")}
     printf '%s' "${value:-$2}"
 }
 

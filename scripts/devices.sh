@@ -30,6 +30,8 @@ END
 
 main() {
     cd "$(dirname "$0")/.."
+    # shellcheck source=scripts/lib/compose.sh
+    . scripts/lib/compose.sh
     dry=no
     root=${HOST_ROOT:-} # a tree that stands in for the host's, for tests
     case ${1:---help} in
@@ -98,18 +100,20 @@ do_compose() {
         done
     fi
     warn_of_root "$nodes" "$apex_gid" "$usb" "$usb_gid"
-    # On a computer that never had any, nothing is written.
-    [ -n "$nodes" ] || [ "$usb" = yes ] || [ -e compose.devices.yaml ] || return 0
+    # On a computer that never had any, nothing is written; but Compose needs what .env names.
+    [ -n "$nodes" ] || [ "$usb" = yes ] || [ -e compose.devices.yaml ] || is_named || return 0
     if [ -e compose.devices.yaml ] && ! is_ours; then
         say "compose.devices.yaml is yours; it stays as it is"
         return
     fi
     # The .env first: what it is found to hold is compared with what the old file says.
-    node=$(update_env "COMPOSE_FILE=$(compose_files)" ${apex_gid:+"REEF_APEX_GID=$apex_gid"} \
+    node=$(update_env "COMPOSE_FILE=$(compose_files):compose.devices.yaml" ${apex_gid:+"REEF_APEX_GID=$apex_gid"} \
         ${usb_gid:+"REEF_USB_GID=$usb_gid"})
     text=$(overlay "$nodes" "$apex_gid" "$usb" "$usb_gid" "$node")
     put compose.devices.yaml "$text"
 }
+
+is_named() { [[ ${COMPOSE_FILE-$(dotenv_get COMPOSE_FILE "$(dotenv_read .env)")} == *compose.devices.yaml* ]]; }
 
 do_told() {
     dry=yes
@@ -151,24 +155,16 @@ warn_of_root() {
     [ "$3" = no ] || [ -n "$4" ] || say "the USB stick is root's alone, so Reef can't open it; $remedy"
 }
 
-# What Compose would read, and the overlay.
-compose_files() {
-    local file files=compose.yaml
-    for file in compose.override.yaml compose.override.yml docker-compose.override.yml; do
-        [ ! -e "$file" ] || files+=:$file
-    done
-    echo "$files:compose.devices.yaml"
-}
-
 # Puts NAME=VALUE lines into .env; prints those that stand there because of us.
 update_env() {
-    local line name now text before=''
-    [ ! -e .env ] || before=$(cat .env)
+    local line name now text before set
+    set=$(dotenv_read .env) || exit 1
+    before=$(lines_of .env)
     text=$before
     for line in "$@"; do
         name=${line%%=*}
-        now=$(sed -n "s/^$name=//p" <<<"$text" | tail -n 1)
-        if ! grep --quiet "^$name=" <<<"$text"; then
+        now=$(dotenv_get "$name" "$set")
+        if ! grep --quiet "^$name=" <<<"$set"; then
             grep --quiet --fixed-strings --line-regexp "$ENV_MARK" <<<"$text" ||
                 text+=${text:+$'\n\n'}$ENV_MARK
             text+=$'\n'$line
@@ -187,6 +183,10 @@ update_env() {
     done < <(recorded)
     [ "$text" = "$before" ] || put .env "$text"
 }
+
+# A file as Linux has it: editors of Windows end lines with a carriage return too, and put a mark
+# before the first.
+lines_of() { [ ! -e "$1" ] || sed $'s/\r$//; 1s/^\xef\xbb\xbf//' "$1"; }
 
 recorded() { sed -n "s/^$RECORD//p" compose.devices.yaml 2>/dev/null || true; }
 
@@ -207,7 +207,7 @@ do_remove() {
         return
     fi
     if [ -e .env ]; then
-        text=$(cat .env)
+        text=$(lines_of .env)
         while read -r line; do
             text=$(grep --invert-match --fixed-strings --line-regexp -e "$line" <<<"$text" || true)
         done < <(recorded)

@@ -7,6 +7,7 @@ an inference takes microseconds. The file is a real TensorFlow Lite model, run b
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,10 +171,16 @@ def _post_process(graph: Graph, scores: int, names: tuple[str, ...]) -> list[int
 
 def pack_labels(labels: tuple[str, ...]) -> bytes:
     """A zip with labels, as it stands at the end of a model file."""
+    return pack({"labels.txt": "\n".join(labels).encode()})
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """A zip of any files."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as packed:
-        # Without the time of day, so that the same model is the same file.
-        packed.writestr(zipfile.ZipInfo("labels.txt"), "\n".join(labels))
+        for name, content in files.items():
+            # Without the time of day, so that the same model is the same file.
+            packed.writestr(zipfile.ZipInfo(name), content)
     return file.getvalue()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from app.advice import HERE
 from app.devices.discovery import Bus
 
 Stage = Literal["", "lock", "library", "device", "model", "ready"]
@@ -184,7 +185,7 @@ CAUSES = (
         "busy",
         r"Operation not permitted|Device or resource busy|opening a node held by",
         "another process has it, or the container was not given the right to it; an Edge TPU "
-        "serves one process at a time: stop the other one (`reef doctor` names it)",
+        f"serves one process at a time: stop the other one (`{HERE.command('doctor')}` names it)",
     ),
     _cause(
         "dead_node",
@@ -307,11 +308,10 @@ def why_not_loaded(stage: Stage, error: str, words: Sequence[str], bus: Bus) -> 
     return f"can't load the model: {error}"
 
 
-def why_left_out(model: str, error: str, bus: Bus) -> str:
+def why_left_out(error: str, bus: Bus) -> str:
     """Why a device serves without one of its models."""
     cause = None if bus == "cpu" else known([error], bus)
-    why = f"{cause.says} ({_short([error])})" if cause else error
-    return f"can't load the model {model}: {why}"
+    return f"{cause.says} ({_short([error])})" if cause else error
 
 
 def why_ended(stage: Stage, status: int | None, words: Sequence[str], bus: Bus | None) -> str:

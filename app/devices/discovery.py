@@ -3,11 +3,13 @@
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.advice import HERE
 from app.devices import sysfs
 from app.errors import SettingsError
 from app.manifest import Kind
@@ -18,12 +20,25 @@ MayOpen = Callable[[Path], bool]
 MAX_USEFUL_THREADS = 4
 """TensorFlow Lite's small detectors gain little beyond four threads."""
 
+X86_64_V2 = ("cx16", "popcnt", "sse4_1", "sse4_2", "ssse3")
+
 PCI_ID = ("0x1ac1", "0x089a")
 DFU_ID = ("1a6e", "089a")
 """A USB stick whose firmware is not loaded; libedgetpu loads it when it opens the stick."""
 USB_ID = ("18d1", "9302")
+MISTAKEN_NODES = (
+    "`docker run --volume` makes a folder where there is none, LXC's `create=file` an empty file"
+)
 UNIQUE_ID = re.compile(r"[0-9a-f]{32}")
-NO_DRIVER = "has no driver: install gasket-dkms for this kernel on the host, then `modprobe apex`"
+PCI_DRIVER = "apex"
+DRIVER_REMEDY = "sudo host-setup/host-setup.sh install --pcie"
+"""What brings the driver of cards, for a new kernel too; the script itself says the same."""
+NO_DRIVER = f"has no driver: on the host, run `{DRIVER_REMEDY}`"
+GUEST_DRIVERS = ("vfio-pci", "pci-stub", "pciback", "xen-pciback")
+"""What holds a PCI device for a virtual machine."""
+LINK_SPEED = re.compile(r"\d+(\.\d+)? GT/s")
+LINK_WIDTHS = ("1", "2", "4", "8", "12", "16", "32")
+"""A link that the kernel can't see, as in a virtual machine, has 0, 63 or 255 lanes."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,8 @@ def choose(words: Sequence[str]) -> Choice:
         if not known and not re.fullmatch(r"pci:\S+|usb:\d+-[\d.]+|apex_\d+", word):
             raise SettingsError(
                 "REEF_DEVICES: takes auto, cpu, pci, usb, or devices with commas between, as in "
-                f"pci:0000:03:00.0 or usb:2-1, not {word[:40]!r}; `reef doctor` lists them"
+                f"pci:0000:03:00.0 or usb:2-1, not {word[:40]!r}; "
+                f"`{HERE.command('doctor')}` lists them"
             )
     if "auto" in words and len(words) > 1:
         raise SettingsError("REEF_DEVICES: auto takes every device; name nothing beside it")
@@ -136,12 +152,11 @@ def _on_pci(root: Path, may_open: MayOpen) -> list[Device]:
 
 def _card(root: Path, address: str, node: str, may_open: MayOpen) -> Device:
     pci = root / "sys/bus/pci/devices" / address
-    speed, width = sysfs.read(pci / "current_link_speed"), sysfs.read(pci / "current_link_width")
     about = "Edge TPU on PCIe"
     if node:
         about += f", /dev/{node}"
-    if speed:
-        about += f", {speed.removesuffix(' PCIe')} x{width}"
+    if link := pci_link(pci, "current"):
+        about += f", {link}"
     return Device(
         id=f"pci:{address}",
         kind="edgetpu",
@@ -154,7 +169,31 @@ def _card(root: Path, address: str, node: str, may_open: MayOpen) -> Device:
     )
 
 
+def pci_link(pci: Path, which: Literal["current", "max"]) -> str:
+    """A card's link as `5.0 GT/s x1`; empty where the kernel doesn't know it."""
+    speed = sysfs.read(pci / f"{which}_link_speed").removesuffix(" PCIe")
+    width = sysfs.read(pci / f"{which}_link_width")
+    return f"{speed} x{width}" if LINK_SPEED.fullmatch(speed) and width in LINK_WIDTHS else ""
+
+
+def other_driver(pci: Path) -> str:
+    """The name of a driver that has the card and is not the Edge TPU's; empty when none has."""
+    driver = sysfs.target(pci / "driver")
+    return "" if driver == PCI_DRIVER else driver
+
+
 def _card_problem(root: Path, pci: Path, node: str, may_open: MayOpen) -> str:
+    if driver := other_driver(pci):
+        if driver in GUEST_DRIVERS:
+            return (
+                f"is held for a virtual machine by the host's driver {driver}: run Reef in that "
+                "machine, or take the card from it and start the host again"
+            )
+        return (
+            f"is held by the driver {driver}, which is not the Edge TPU's: unbind it on the host "
+            f"(`echo {pci.name} | sudo tee /sys/bus/pci/devices/{pci.name}/driver/unbind`), then "
+            f"run `{DRIVER_REMEDY}`"
+        )
     if not node:
         if not sysfs.there(root / "sys/module/apex"):
             return NO_DRIVER
@@ -203,6 +242,11 @@ def _node_problem(root: Path, name: str, how: str, may_open: MayOpen) -> str:
     path = root / name[1:]
     if not sysfs.there(path):
         return f"has no node {name} here: a container {how}"
+    if mistaken := _mistaken(path):
+        return (
+            f"can't be opened, because {name} is {mistaken} here and no device node: give the "
+            f"container the host's node while the host has it ({MISTAKEN_NODES})"
+        )
     if may_open(path):
         return ""
     try:
@@ -212,6 +256,21 @@ def _node_problem(root: Path, name: str, how: str, may_open: MayOpen) -> str:
     return (
         f"may not be opened by user {os.geteuid()}: {name} belongs to {group}; add the server to "
         "it (group_add in compose, or usermod), or install Reef's udev rules on the host"
+    )
+
+
+def _mistaken(node: Path) -> str:
+    """What something that should be a device node is instead; empty when it is one."""
+    try:
+        mode = node.stat().st_mode
+    except FileNotFoundError:
+        return "a broken link"
+    except OSError:
+        return ""  # it may be one
+    if stat.S_ISCHR(mode):
+        return ""
+    return {stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}.get(
+        stat.S_IFMT(mode), "something else"
     )
 
 
@@ -229,6 +288,13 @@ def cpu_name(root: Path = Path("/")) -> str:
             if line.startswith(field):
                 return line.partition(":")[2].strip() if field else line.strip("\0 ")
     return os.uname().machine
+
+
+def missing_instructions(root: Path = Path("/")) -> list[str]:
+    """What TensorFlow Lite needs and an x86-64 processor lacks, as /proc/cpuinfo calls it."""
+    lines = sysfs.read(root / "proc/cpuinfo").splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), None)
+    return [flag for flag in X86_64_V2 if flags and flag not in flags]
 
 
 def available_cores(root: Path = Path("/")) -> int:

@@ -37,6 +37,8 @@ class Job:
     failures: int = 0
     failed_on: set[str] = field(default_factory=set)
     """The devices that failed at it; another one is tried first."""
+    passed_over: int = 0
+    """How many jobs of another model went before it, though its turn was first."""
     answer: Inference | None = None
     error: RequestError | None = None
     settled: threading.Event = field(default_factory=threading.Event)

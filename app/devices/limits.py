@@ -4,7 +4,6 @@ no clock of its own."""
 import math
 from collections import deque
 from collections.abc import Mapping
-from statistics import median
 
 from app.devices.discovery import Bus
 
@@ -12,86 +11,42 @@ START_LIMIT_S: Mapping[Bus, float] = {"pci": 15.0, "usb": 40.0, "cpu": 60.0}
 """Loading, and the first inference after it; a USB stick is reset and opened up to 25 times."""
 OPEN_LIMIT_S: Mapping[Bus, float] = {**START_LIMIT_S, "pci": 30.0}
 """Opening: the driver gives a dead card's chip 12 s to leave its reset, and perhaps 12 more."""
+START_USUAL_S: Mapping[Bus, float] = {"pci": 5.0, "usb": 15.0, "cpu": 15.0}
+"""A device that is being started for longer is no hope for a picture that waits."""
+HELD_USUAL_S = 2.0
+"""The same for one that another process has: the process before us lets it go sooner."""
 
 HANG_FACTOR = 20
 HANG_FLOOR_S = 0.5
 HANG_CEILING_S: Mapping[Bus, float] = {"pci": 5.0, "usb": 5.0, "cpu": math.inf}
-TIMINGS_KEPT = 101
-RECENT = 3
-WINDOW = 21  # inferences; their median tells whether a device has become slower
-
-UTILISATION_S = 10  # whole seconds that the busy share is taken over
 
 GOOD_SERVICE_S = 60.0
+ABSENCE_S = 10.0  # away for so long, a device was pulled or mended; a reset takes it away for less
+
+FAILURES_IN_A_ROW = 3
+FAILURES, OF_THE_LAST = 5, 50
 
 
-class Timings:
-    """The last inferences of one model on one device, in seconds."""
-
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._seconds: deque[float] = deque(maxlen=TIMINGS_KEPT)
-        self._recent: deque[float] = deque(maxlen=RECENT)
-        self._window: list[float] = []
-        self._latest = self._best = 0.0
-
-    def record(self, seconds: float) -> None:
-        """Remember one inference."""
-        self._seconds.append(seconds)
-        self._recent.append(seconds)
-        self._window.append(seconds)
-        if len(self._window) == WINDOW:
-            self._latest = median(self._window)
-            self._best = min(self._best or math.inf, self._latest)
-            self._window.clear()
-
-    @property
-    def recent_s(self) -> float | None:
-        """The median of the last few; None before the first."""
-        return median(self._recent) if self._recent else None
-
-    @property
-    def slowdown(self) -> float:
-        """How many times as long as at its best it takes now; 1 while that isn't known."""
-        return self._latest / self._best if self._best else 1.0
-
-    @property
-    def median_s(self) -> float | None:
-        """The median of what is remembered; None before the first."""
-        return median(self._seconds) if self._seconds else None
-
-    @property
-    def hang_limit_s(self) -> float:
-        """An inference that takes longer hangs."""
-        usual = self.median_s
-        if usual is None:
-            return START_LIMIT_S[self._bus]
-        return min(max(HANG_FLOOR_S, HANG_FACTOR * usual), HANG_CEILING_S[self._bus])
-
-
-class BusyShare:
-    """The share of the last seconds that a device was busy. `now` is a monotonic clock's."""
+class FailureShare:
+    """Whether a device fails too often: three times in a row, or five of the last fifty."""
 
     def __init__(self) -> None:
-        self._busy = [0.0] * (UTILISATION_S + 1)
-        self._second = 0
+        self._in_a_row = 0
+        self._last: deque[bool] = deque(maxlen=OF_THE_LAST)
 
-    def record(self, seconds: float, now: float) -> None:
-        """It was busy for so long, until now."""
-        self._turn(now)
-        self._busy[self._second % len(self._busy)] += seconds
+    def record(self, *, failed: bool) -> None:
+        """Remember how one inference ended."""
+        self._in_a_row = self._in_a_row + 1 if failed else 0
+        self._last.append(failed)
 
-    def share(self, now: float) -> float:
-        """From 0 to 1, of the last whole seconds."""
-        self._turn(now)
-        current = self._busy[self._second % len(self._busy)]
-        return min(1.0, (sum(self._busy) - current) / UTILISATION_S)
-
-    def _turn(self, now: float) -> None:
-        second = int(now)
-        for passed in range(max(self._second + 1, second - UTILISATION_S), second + 1):
-            self._busy[passed % len(self._busy)] = 0.0
-        self._second = max(second, self._second)
+    @property
+    def too_often(self) -> str:
+        """How often it failed, in words, if that is too often; else empty."""
+        if self._in_a_row >= FAILURES_IN_A_ROW:
+            return f"failed {self._in_a_row} times"
+        if sum(self._last) >= FAILURES:
+            return f"failed {sum(self._last)} of its last {len(self._last)} inferences"
+        return ""
 
 
 class Backoff:
@@ -110,3 +65,7 @@ class Backoff:
         if self._failures == 1:
             return 0.0
         return float(min(2.0 ** min(self._failures - 2, 30), self._longest_s))
+
+    def begin_anew(self) -> None:
+        """Whatever made it fail may well be mended."""
+        self._failures = 0

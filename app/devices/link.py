@@ -79,6 +79,8 @@ class Setup:
     node: str = ""
     library: str = ""
     performance: str = "default"
+    root: str = "/"
+    """Below it lies the host's /sys."""
 
     @property
     def lanes(self) -> int:

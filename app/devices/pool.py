@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,23 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import selftest
+from app.devices import dispatch
 from app.devices.discovery import Device
+from app.devices.dispatch import TRIES
 from app.devices.job import Inference, Job
 from app.devices.link import Link, Setup
+from app.devices.served import Served
 from app.devices.status import DeviceStatus
-from app.devices.supervisor import IDLE_TEST_S, Served, Supervisor, start_link
+from app.devices.supervisor import TEST_EVERY_S, Supervisor, start_link
 from app.devices.telemetry import Sighting
 from app.errors import Busy, DeadlineExceeded, DeviceFailed, NoDevice
-from app.fair import in_turn, to_give_way
+from app.fair import to_give_way
 from app.manifest import Kind
 from app.models import Catalogue, Layout, Model
 
 log = logging.getLogger(__name__)
 
-TRIES = 2  # a picture that two devices failed at is not given to a third, but for the CPU
-LATE = "no device answered in time; send fewer pictures at once"
 CLOSE_S = 5.0  # for all device processes to end
-PASSED_OVER = 2  # jobs per device that `refill` leaves waiting before it looks no further
+GONE_KEPT_S = 600.0  # a device that is gone for so long is forgotten
+LATE = "no device answered in time"
 NO_FALLBACK = "is not used beside Edge TPUs, because REEF_CPU_FALLBACK is off"
 
 
@@ -45,24 +46,27 @@ class Pool:
         backoff_max_s: float,
         on_ready: Callable[[], None] = lambda: None,
         start_process: Callable[[Setup], Link] = start_link,
-        idle_test_s: float = IDLE_TEST_S,
+        test_every_s: float = TEST_EVERY_S,
+        gone_kept_s: float = GONE_KEPT_S,
         cpu_fallback: bool = True,
         expect_edgetpu: bool = False,
         library: str = "libedgetpu.so.1",
         usb_performance: str = "default",
+        host_root: Path = Path("/"),
     ) -> None:
         """Nothing is started before `start`. `on_ready` is called when the default model is.
 
         `expect_edgetpu`: Edge TPUs were asked for by name, so that without one something is amiss.
         """
         self.lock = threading.Lock()
-        self._queue: deque[Job] = deque()
+        self._queue: list[Job] = []
         self._queue_limit = queue_limit
         self._catalogue = catalogue
         self._models = catalogue.all
         self._default = catalogue.default
         self._on_ready: Callable[[], None] | None = on_ready
         self._cpu_fallback = cpu_fallback
+        self._gone_kept_s = gone_kept_s
         self._edgetpu_asked = expect_edgetpu
         self._edgetpu_known = expect_edgetpu
         self._started = False
@@ -73,10 +77,11 @@ class Pool:
             owner=self,
             run_dir=run_dir,
             backoff_max_s=backoff_max_s,
-            idle_test_s=idle_test_s,
+            test_every_s=test_every_s,
             start_process=start_process,
             library=library,
             usb_performance=usb_performance,
+            host_root=host_root,
         )
         self.update([Sighting(device) for device in devices])
 
@@ -116,12 +121,22 @@ class Pool:
                     continue
                 if new := self._add(sighting):
                     appeared.append(new)
+            forgotten = self._forget_gone()
             started = self._started
+        for each in forgotten:
+            each.close()
         for each in returned:
             _announce(each.device)
         for each in appeared if started else ():
             _announce(each.device)
             each.start()
+
+    def _forget_gone(self) -> list[Supervisor]:
+        """A stick that was moved to another port is another device: the old one is left."""
+        now = time.monotonic()
+        gone = [each for each in self._supervisors if each.gone_for_s(now) > self._gone_kept_s]
+        self._supervisors = [each for each in self._supervisors if each not in gone]
+        return gone
 
     def _add(self, sighting: Sighting) -> Supervisor | None:
         device = sighting.device
@@ -150,8 +165,9 @@ class Pool:
         for supervisor in self._supervisors:
             supervisor.close()
         with self.lock:
-            while self._queue:
-                self._queue.popleft().fail(NoDevice("Reef is being stopped"))
+            for job in self._queue:
+                job.fail(NoDevice("Reef is being stopped"))
+            self._queue.clear()
         deadline = time.monotonic() + CLOSE_S
         for supervisor in self._supervisors:
             supervisor.join(max(0.0, deadline - time.monotonic()))
@@ -173,34 +189,49 @@ class Pool:
         Raises Busy when the queue is full, NoDevice when no device can answer in time,
         DeviceFailed when two tries failed, DeadlineExceeded.
         """
-        if deadline <= time.monotonic():
-            raise DeadlineExceeded(LATE)
         job = Job(model, tensors, deadline, client)
         with self.lock:
             if self._closed:
                 raise NoDevice("Reef is being stopped")
-            if len(self._queue) >= self._queue_limit:
-                full = Busy(
-                    f"{len(self._queue)} pictures are waiting already; try again in a second"
-                )
-                greedy = to_give_way(self._queue, client)
-                if greedy is None:
-                    raise full
-                self._queue.remove(greedy)
-                greedy.fail(full)
-            self._queue.append(job)
-            self.refill()
-            if job in self._queue and not self._hope(job):
-                self._queue.remove(job)
-                raise NoDevice(self._why_none(model))
+            if deadline <= time.monotonic():
+                raise self._late(model)
+            if not self._make_room(job):
+                self._queue.append(job)
+                self.dispatch()
         if not job.settled.wait(max(0.0, deadline - time.monotonic())):
             with self.lock:
                 if job in self._queue:
                     self._queue.remove(job)
-            raise DeadlineExceeded(LATE)
+                raise self._late(model)
         if job.answer is None:
             raise job.error or DeviceFailed("the device gave no answer")
         return job.answer
+
+    def _make_room(self, job: Job) -> bool:
+        """Where the queue is full, a device that has nothing to do takes the job, in place of
+        those that it would wait for; whether one did. Or else another job gives way.
+
+        Raises Busy if none does.
+        """
+        if len(self._queue) < self._queue_limit:
+            return False
+        usable = [each for each in self._able(job.model) if each.usable]
+        if idle := dispatch.spare(job, usable):
+            idle.give(job)
+            return True
+        full = Busy(f"{len(self._queue)} pictures are waiting already; try again in a second")
+        greedy = to_give_way(self._queue, job.client)
+        if greedy is None:
+            raise full
+        self._queue.remove(greedy)
+        greedy.fail(full)
+        return False
+
+    def _late(self, model: Model) -> DeadlineExceeded:
+        """The refusal of a picture that no device came to; the lock is held."""
+        if self._is_ready(model):
+            return DeadlineExceeded(f"{LATE}; send fewer pictures at once")
+        return DeadlineExceeded(f"{LATE}: {self._why_none(model)}")
 
     def status(self) -> list[DeviceStatus]:
         """Every device, as it is now."""
@@ -217,6 +248,10 @@ class Pool:
         able = [each.status() for each in self._able(model)]
         if able:
             return "; ".join(f"{each.id} {each.reason}" for each in able)
+        if refusing := [each for each in self._supervisors if each.has(model)]:
+            refusals = ((each.id, each.why_refused(model)) for each in refusing)
+            if why := "; ".join(f"{device}: {reason}" for device, reason in refusals if reason):
+                return f"model {model.name} is not served by {why}"
         kinds = " or ".join(model.variants)
         if "cpu" in model.variants:
             return f"model {model.name}: the CPU {NO_FALLBACK}, and no Edge TPU is there"
@@ -257,77 +292,31 @@ class Pool:
 
     def dispatch(self) -> None:
         """Give waiting jobs to free slots, each client's oldest in turn, and refuse those without
-        hope."""
-        self._hand_out(thorough=True)
-
-    def refill(self) -> None:
-        """Give waiting jobs to free slots, for as long as there are any."""
-        self._hand_out(thorough=False)
-
-    def _hand_out(self, *, thorough: bool) -> None:
-        self._queue = deque(in_turn(self._queue))
-        waiting: list[Job] = []
-        ahead: Counter[Supervisor] = Counter()  # jobs that had better wait for each
-        now = time.monotonic()
-        most = len(self._queue) if thorough else PASSED_OVER * len(self._supervisors)
-        while self._queue and len(waiting) <= most:
-            if not thorough and not any(each.free_slots for each in self._supervisors):
-                break
-            job = self._queue.popleft()
-            if job.deadline <= now:
-                job.fail(DeadlineExceeded(LATE))
-                continue
-            best = self._best(job, ahead)
-            if best and best.free_slots:
-                best.give(job)
-                continue
-            if best:
-                ahead[best] += 1
-            elif not self._hope(job):
-                job.fail(NoDevice(self._why_none(job.model)))
-                continue
-            waiting.append(job)
-        self._queue.extendleft(reversed(waiting))
-
-    def _best(self, job: Job, ahead: Counter[Supervisor]) -> Supervisor | None:
-        """The usable device that would be done with a job first, even if it has no free slot yet.
-
-        Edge TPUs come before the CPU, and those that have not failed at this job before the others.
-        """
-        if job.failures >= TRIES:
-            return next(iter(self._last_resort(job)), None)
-        usable = [each for each in self._able(job.model) if each.usable]
-        edgetpus = [each for each in usable if each.device.kind == "edgetpu"]
-        for group in (edgetpus, usable):
-            fresh = [each for each in group if each.device.id not in job.failed_on]
-            if fresh:
-                break
-        chosen = fresh or edgetpus or usable
-        if len(chosen) < 2:
-            return chosen[0] if chosen else None
-        return min(chosen, key=lambda each: each.expected_s(job.model, ahead[each]))
-
-    def _last_resort(self, job: Job) -> list[Supervisor]:
-        """The CPU, for a picture that two Edge TPUs failed at: both may have died of other things,
-        and what kills an Edge TPU need not hurt the CPU."""
-        return [
-            each
-            for each in self._able(job.model)
-            if each.device.kind == "cpu" and each.usable and each.device.id not in job.failed_on
-        ]
-
-    def _hope(self, job: Job) -> bool:
-        """Whether a device may be ready for a job in time."""
-        return any(each.ready_by() <= job.deadline for each in self._able(job.model))
+        hope; the lock is held."""
+        plan = dispatch.plan(self._queue, self._able, time.monotonic())
+        self._queue = plan.waiting
+        for job in plan.passed_over:
+            job.passed_over += 1
+        for job, supervisor in plan.grants:
+            supervisor.give(job)
+        for job in plan.late:
+            job.fail(self._late(job.model))
+        for job in plan.hopeless:
+            job.fail(NoDevice(self._why_none(job.model)))
 
     def take_back(self, jobs: list[Job]) -> None:
         """Put unfinished jobs back, in front; one that failed too often has failed."""
-        for job in reversed(jobs):
-            if job.failures < TRIES or self._last_resort(job):
-                self._queue.appendleft(job)
-            else:
+        again = [job for job in jobs if job.failures < TRIES or self._last_resort(job)]
+        for job in jobs:
+            if job not in again:
                 job.fail(DeviceFailed("the device failed at this picture twice; see /devices"))
+        self._queue = again + self._queue
         self.dispatch()
+
+    def _last_resort(self, job: Job) -> bool:
+        """Whether the CPU may answer what two devices failed at."""
+        usable = [each for each in self._able(job.model) if each.usable]
+        return bool(dispatch.preferred(job, usable))
 
     def became_ready(self) -> None:
         """A device can take jobs; the lock is not held."""
@@ -348,7 +337,9 @@ class Pool:
         return [
             each
             for each in self._supervisors
-            if each.can_run(model) and not (no_cpu and each.device.kind == "cpu")
+            if each.has(model)
+            and not each.why_refused(model)
+            and not (no_cpu and each.device.kind == "cpu")
         ]
 
 

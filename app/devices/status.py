@@ -27,6 +27,8 @@ class DeviceStatus:
     pid: int | None
     runtime: str
     models: tuple[str, ...]
+    refused: Mapping[str, str]
+    """Why it does not serve some of its models, by the variant's name."""
     in_flight: int
     inferences: int
     restarts: int

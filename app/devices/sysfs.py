@@ -11,6 +11,15 @@ def read(path: Path) -> str:
         return ""
 
 
+def beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a file; empty if it can't be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
 def number(path: Path) -> int | None:
     """The whole number in a file (`0x1ac1` too), or None."""
     try:

@@ -7,14 +7,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.advice import HERE
 from app.devices import sysfs
-from app.devices.discovery import DFU_ID, Device
+from app.devices.discovery import DFU_ID, Device, other_driver, pci_link
 
+OFF_THE_BUS = "off_the_bus"
+"""The check of a card that no longer answers."""
+LOST = (
+    f"has fallen off the bus (its registers read as all ones): {HERE.stop} first, because "
+    "removing a card that is open makes the kernel use freed memory; then remove and rescan it on "
+    "the PCI bus, or power the computer off and on"
+)
 OFF_THE_BUS_C = -89.7
 """What the driver computes from a register that reads as all ones."""
+NO_ANSWER = b"\xff\xff"
+"""The vendor of a PCI device that does not answer: what a read of nothing gives."""
+DRIVER_STATUS = {  # enum gasket_status of the driver's gasket_constants.h
+    "DEAD": "it could not be initialised, or failed since; power the computer off and on",
+    "LAMED": "the kernel could not set up a part of it, its interrupts mostly; run "
+    "`host-setup/host-setup.sh check`",
+}
 USB3_MBITS = 5000
 SLOWED = 1.8
 """So many times its best latency, and a device was most likely throttled: its clock halves."""
+THROTTLED_MOST = 8
+"""The driver lowers the clock to an eighth, so that heat explains no more than that."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,9 @@ class Telemetry:
     shutdown_c: float | None = None
     """From here on the chip may be switched off until the next power cycle."""
     off_the_bus: bool = False
+    """Its registers, or those of its PCI interface, read as all ones: nothing answers there."""
+    driver_status: str = ""
+    """`ALIVE`, or what its driver says is the matter: `DEAD`, `LAMED`, `DRIVER_EXITING`."""
     owner: int | None = None
     """The process that has the device open, as the host numbers it."""
     resets: int | None = None
@@ -70,6 +90,11 @@ class Sighting:
     telemetry: Telemetry = Telemetry()
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def off_the_bus(self) -> bool:
+        """Whether it is a card that nothing can be asked of: it must be left, and not be opened."""
+        return self.telemetry.off_the_bus
+
 
 def look(device: Device, root: Path = Path("/")) -> Sighting:
     """Read the figures of a device and judge them."""
@@ -92,9 +117,8 @@ def findings(device: Device, shown: Telemetry) -> Iterator[Finding]:
     where = device.id
     if shown.off_the_bus:
         yield Finding(
-            "off_the_bus",
-            f"{where} has fallen off the bus (its temperature reads {OFF_THE_BUS_C} °C): remove "
-            "and rescan it on the PCI bus, or power the computer off and on",
+            OFF_THE_BUS,
+            f"{where} {LOST}",
             grave=True,
         )
     elif shown.throttle_level:
@@ -103,6 +127,13 @@ def findings(device: Device, shown: Telemetry) -> Iterator[Finding]:
             "hot",
             f"{where} is {shown.temperature_c:.0f} °C hot and runs at 1/{clock} of its clock: "
             "give it a heatsink or more air",
+        )
+    if not shown.off_the_bus and (matter := DRIVER_STATUS.get(shown.driver_status)):
+        yield Finding(
+            "driver_status",
+            f"{where}'s driver calls it {shown.driver_status}: {matter}; the host's "
+            "`sudo dmesg | grep -e apex -e gasket` has the cause",
+            grave=True,
         )
     if shown.link_best and shown.link != shown.link_best:
         yield Finding(
@@ -142,26 +173,33 @@ def slowed(device: Device, slowdown: float) -> Finding | None:
     """What its own latency tells of an Edge TPU; a stick shows its heat in no other way."""
     if device.kind != "edgetpu" or slowdown < SLOWED:
         return None
+    why = "it is throttled by heat, so cool it, or the computer has too much else to do"
+    if slowdown > 1.5 * THROTTLED_MOST:  # its best was measured with the computer's help, too
+        why = (
+            "heat does no such thing: the computer has too much else to do, or the device fails; "
+            "restart Reef, and if it stays so, power the computer off and on"
+        )
     return Finding(
-        "slowed",
-        f"{device.id} takes {slowdown:.1f} times as long as at its best: it is throttled by heat, "
-        "so cool it, or the computer has too much else to do",
+        "slowed", f"{device.id} takes {slowdown:.1f} times as long as at its best: {why}"
     )
 
 
 def _card(device: Device, root: Path) -> Telemetry:
     pci = root / "sys/bus/pci/devices" / device.id.removeprefix("pci:")
+    if other_driver(pci):
+        return Telemetry()  # how it is, is another's business
     apex = root / "sys/class/apex" / device.node if device.node else root / "nowhere"
     temperature = _celsius(apex / "temp")
     trips = (_celsius(apex / f"trip_point{number}_temp") for number in range(3))
     owner = sysfs.number(apex / "device_owner")
     owned = sysfs.number(apex / "is_device_owned")
-    link, best = _link(pci, "current"), _link(pci, "max")
+    link, best = pci_link(pci, "current"), pci_link(pci, "max")
     return Telemetry(
         temperature_c=temperature,
         trip_points_c=tuple(point for point in trips if point is not None),
         shutdown_c=_celsius(apex / "hw_temp_warn2"),
-        off_the_bus=temperature == OFF_THE_BUS_C,
+        off_the_bus=temperature == OFF_THE_BUS_C or not _answers(pci),
+        driver_status=sysfs.read(apex / "status"),
         owner=owner if owned else None,
         resets=sysfs.number(apex / "reset_count"),
         runtime_status=sysfs.read(pci / "power/runtime_status"),
@@ -170,6 +208,11 @@ def _card(device: Device, root: Path) -> Telemetry:
         link=link,
         link_best=best if link else "",
     )
+
+
+def _answers(pci: Path) -> bool:
+    """Whether the card's PCI interface does: `config` is read from it, `vendor` is the kernel's."""
+    return sysfs.beginning(pci / "config", len(NO_ANSWER)) != NO_ANSWER
 
 
 def _stick(entry: Path) -> Telemetry:
@@ -187,9 +230,3 @@ def _stick(entry: Path) -> Telemetry:
 def _celsius(path: Path) -> float | None:
     thousandths = sysfs.number(path)
     return None if thousandths is None else thousandths / 1000
-
-
-def _link(pci: Path, which: str) -> str:
-    speed = sysfs.read(pci / f"{which}_link_speed").removesuffix(" PCIe")
-    width = sysfs.read(pci / f"{which}_link_width")
-    return f"{speed} x{width}" if speed and width else ""

@@ -17,6 +17,10 @@ REPEAT_S = 600.0
 """What comes and goes, like heat around a trip point, is logged no more often than this."""
 
 
+STALLED_S = 30.0
+"""A look that takes longer waits for the kernel, which has trouble with a bus."""
+
+
 class Watched(Protocol):
     """What is told; the pool."""
 
@@ -33,19 +37,33 @@ class Watch:
         pool: Watched,
         every_s: float = EVERY_S,
         repeat_s: float = REPEAT_S,
+        stalled_s: float = STALLED_S,
     ) -> None:
         self._look = look
         self._pool = pool
         self._every_s = every_s
         self._repeat_s = repeat_s
+        self._stalled_s = stalled_s
         self._logged: dict[tuple[str, str], float] = {}  # when each was logged last
         self._known: dict[tuple[str, str], Finding] = {}
+        self._looking_since: float | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    def notes(self) -> list[str]:
+        """What keeps it from looking, for people; empty if nothing does."""
+        since = self._looking_since
+        if since is None or time.monotonic() - since < self._stalled_s:
+            return []
+        return [
+            "the kernel has not answered a look at the devices for "
+            f"{time.monotonic() - since:.0f} s: until it does, none that comes, goes or runs hot "
+            "is seen; see `dmesg` on the host"
+        ]
 
     def close(self) -> None:
         """End; returns when the thread is gone."""
@@ -62,7 +80,11 @@ class Watch:
                 return
 
     def _glance(self) -> None:
-        seen = self._look()
+        self._looking_since = time.monotonic()
+        try:
+            seen = self._look()
+        finally:
+            self._looking_since = None
         self._pool.update(seen)
         now = {
             (sighting.device.id, finding.check): finding

@@ -25,6 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from app.devices import ownership
 from app.devices.link import MAX_MESSAGE, Message, ModelFile, Setup, SharedSlots, packed
 
 if TYPE_CHECKING:  # importing it takes long, so it waits for the device's lock
@@ -35,6 +36,7 @@ SLICE_NS = 100_000  # the shortest that Linux takes
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 PF_EXITING = 0x4  # <linux/sched.h>; field 9 of /proc/PID/stat, proc_pid_stat(5)
 LOCK_POLL_S = 0.2
+OWNER_POLL_S = 0.5
 OUT_OF_MEMORY_SCORE = 700  # of 1000: rather than the server, the kernel ends what can start again
 HOW_IT_BEGINS, HOW_IT_ENDS = 300, 700  # characters of an error's text; between them it repeats
 
@@ -85,6 +87,9 @@ def _serve(control: Control, setup: Setup, memory: int) -> int:
             reason = f"can't lock the device ({_bounded(error)}); set REEF_RUN_DIR"
             control.send("fatal", stage="lock", reason=reason)
             return 1
+        while holder := ownership.owner(setup.bus, setup.node, Path(setup.root)):
+            control.send("waiting", holder=holder)
+            time.sleep(OWNER_POLL_S)
         _run_promptly()
     slots = SharedSlots(memory, setup)
     os.close(memory)
@@ -110,10 +115,10 @@ class _Progress:
         self.stage = ""
         self.runtime = ""
 
-    def reach(self, stage: str) -> None:
-        """The next step begins."""
+    def reach(self, stage: str, model: str = "") -> None:
+        """The next step begins; loading each model is one."""
         self.stage = stage
-        self._control.send("loading", stage=stage)
+        self._control.send("loading", stage=stage, model=model)
 
     def leave_out(self, model: ModelFile, error: Exception) -> None:
         """A model can't be loaded; the others may."""
@@ -124,7 +129,7 @@ def _load(setup: Setup, progress: _Progress) -> dict[str, "Engine"]:
     """Open the device and load the models on it, as many as can be. Raises one of CANNOT_LOAD if
     the device can't be opened, or none of the models be loaded."""
     edgetpu = setup.bus != "cpu"
-    progress.reach("library" if edgetpu else "model")
+    progress.reach("library")
     from app.devices import runtime  # after the lock: importing it is part of loading
 
     progress.runtime = runtime.describe()
@@ -134,9 +139,9 @@ def _load(setup: Setup, progress: _Progress) -> dict[str, "Engine"]:
         progress.runtime += f", libedgetpu {library.version}"
         progress.reach("device")
         delegate = library.open(setup.bus, setup.node, setup.performance)
-        progress.reach("model")
     loaded: dict[str, Engine] = {}
     for model in setup.models:
+        progress.reach("model", model.name)
         try:
             loaded[model.name] = runtime.Engine(model, setup.threads, delegate)
         except CANNOT_LOAD as error:

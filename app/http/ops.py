@@ -1,6 +1,7 @@
 """What operators and programs ask: alive? ready? on what devices, with which models, how well?"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -40,11 +41,11 @@ def blueprint(service: Service, metrics: Metrics) -> Blueprint:
 
     @routes.get("/models")
     def models() -> Response:
-        catalogue = service.catalogue
+        catalogue, devices = service.catalogue, service.pool.status()
         return json_response(
             {
                 "default": catalogue.default.name,
-                "models": [_model(model) for model in catalogue.all],
+                "models": [_model(model, devices) for model in catalogue.all],
             }
         )
 
@@ -71,7 +72,12 @@ def readiness(service: Service) -> dict[str, Any]:
         reason = degraded = service.pool.why_degraded(default)
     else:
         reason = service.pool.why_none(default)
-    warnings = [warning for each in devices for warning in each.warnings]
+    warnings = [warning for device in devices for warning in device.warnings]
+    refusals = [
+        f"{device.id} does not serve {name}: {why}"
+        for device in devices
+        for name, why in device.refused.items()
+    ]
     return {
         "ready": ready,
         "degraded": bool(degraded),
@@ -79,7 +85,7 @@ def readiness(service: Service) -> dict[str, Any]:
         "devices": [
             {"id": each.id, "state": each.state, "reason": each.reason} for each in devices
         ],
-        "notes": [*service.notes, *warnings],
+        "notes": [*service.notes(), *refusals, *warnings],
     }
 
 
@@ -97,7 +103,7 @@ def _device(status: DeviceStatus) -> dict[str, Any]:
     return body
 
 
-def _model(model: Model) -> dict[str, Any]:
+def _model(model: Model, devices: Sequence[DeviceStatus]) -> dict[str, Any]:
     variants = [
         {
             "device_kind": kind,
@@ -105,6 +111,11 @@ def _model(model: Model) -> dict[str, Any]:
             "sha256": variant.sha256,
             "input": asdict(variant.layout),
             "labels": [label for label in variant.labels if label != UNNAMED],
+            "refused": {
+                device.id: device.refused[variant.name]
+                for device in devices
+                if variant.name in device.refused
+            },
         }
         for kind, variant in model.variants.items()
     ]

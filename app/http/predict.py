@@ -21,7 +21,7 @@ def blueprint(service: Service, metrics: Metrics) -> Blueprint:
     """The route."""
     routes = Blueprint("predict", __name__)
 
-    @routes.post("/predict")
+    @routes.post("/predict", strict_slashes=False)
     def predict() -> Response:
         stages = g.stages
         deadline = time.monotonic() + service.settings.deadline_s

@@ -1,5 +1,6 @@
 """The body of a request → one picture and the form's fields, within limits, in memory alone."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +18,21 @@ from app.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
+from app.http.unpack import TooLong, coding_of, unpack
 
 FIELD = "image"
 MAX_PARTS = 16
 MAX_TEXT_BYTES = 64 * 1024
 HOW = f"post it as the multipart field '{FIELD}', or as the body with 'Content-Type: image/jpeg'"
+TEXTS = ("text/", "application/json", "application/x-www-form-urlencoded")  # how types begin
+
+# RFC 7578, 4.2; RFC 2046, 5.1.1. Names and values as clients write them: those that have an `=` or
+# other signs in a boundary often forget the quotes, and a filename may be in any charset, in which
+# a quote or a backslash may be part of a letter.
+BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]*)"|([^;]*))', re.IGNORECASE)
+NAME = re.compile(r';\s*name\s*=\s*(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
+FILENAME = re.compile(r";\s*filename\*?\s*=", re.IGNORECASE)
+ANY_CHARSET = "latin-1"  # has a character for every byte
 
 
 @dataclass(frozen=True)
@@ -37,16 +48,24 @@ def read(request: Request, max_bytes: int, deadline: float) -> Upload:
 
     `deadline` is in `time.monotonic()` seconds. Raises UploadTooLarge (from the Content-Length,
     before anything is read, where there is one), UploadTooSlow, UploadBroken, UnsupportedType,
-    ImageMissing or ImageAmbiguous.
+    ImageMissing or ImageAmbiguous. What is compressed is held to the same limit.
     """
     kind = request.mimetype
     raw = kind.startswith("image/") or kind == "application/octet-stream"
     if not raw and kind != "multipart/form-data":
         if not kind and not request.content_length and "Transfer-Encoding" not in request.headers:
             raise ImageMissing(f"the request has no body; {HOW}")
-        raise UnsupportedType(f"can't take a picture from {kind or 'no Content-Type'!r}; {HOW}")
+        bytes_alone = ", as bytes and not as base64" if kind.startswith(TEXTS) else ""
+        raise UnsupportedType(
+            f"can't take a picture from {kind or 'no Content-Type'!r}; {HOW}{bytes_alone}"
+        )
+    coding = coding_of(request.headers.get("Content-Encoding", ""))
     body = _read_body(request.environ["wsgi.input"], request.content_length, max_bytes, deadline)
-    upload = Upload(body) if raw else _from_form(body, request.mimetype_params.get("boundary", ""))
+    try:
+        body = unpack(body, coding, max_bytes)
+    except TooLong as error:
+        raise _too_large(max_bytes) from error
+    upload = Upload(body) if raw else _from_form(body, _boundary(request.content_type or ""))
     if not upload.image:
         raise ImageMissing(f"the picture is empty; {HOW}")
     return upload
@@ -60,9 +79,12 @@ def _read_body(stream: IO[bytes], length: int | None, max_bytes: int, deadline: 
         body = stream.read(wanted)
     except (BlockingIOError, TimeoutError) as error:  # the socket's receive timeout
         raise UploadTooSlow("the body stopped coming; send it at once") from error
-    except (ParseException, NoMoreData, OSError) as error:
+    except (ParseException, NoMoreData) as error:
         _check_in_time(deadline)
-        raise UploadBroken(f"the body can't be read ({error})") from error
+        raise UploadBroken("the body can't be read: its chunks are no HTTP") from error
+    except OSError as error:
+        _check_in_time(deadline)
+        raise UploadBroken("the body can't be read: the connection broke") from error
     if len(body) > max_bytes:
         raise _too_large(max_bytes)
     if length is not None and len(body) < length:
@@ -84,19 +106,31 @@ def _too_large(max_bytes: int) -> UploadTooLarge:
     )
 
 
-def _from_form(body: bytes, boundary: str) -> Upload:
+def _boundary(content_type: str) -> bytes:
+    """The boundary of a form, as its body has it: of bytes of any charset."""
+    match = BOUNDARY.search(content_type)
+    boundary = (match[1] or match[2] or "").strip() if match else ""
+    if not boundary:
+        raise UploadBroken(f"the form's Content-Type names no boundary; {HOW}")
+    return boundary.encode(ANY_CHARSET, "replace")
+
+
+def _from_form(body: bytes, boundary: bytes) -> Upload:
     images: list[bytes] = []
     fields: dict[str, list[str]] = {}
     try:
         for part, content in _parts(body, boundary):
-            if part.name == FIELD:
+            disposition = part.header("Content-Disposition", "")
+            match = NAME.search(disposition)
+            name = (match[1] or match[2] or "") if match else ""
+            if name == FIELD:
                 images.append(content)
-            elif part.filename is None:
+            elif not FILENAME.search(disposition):
                 if len(content) > MAX_TEXT_BYTES:
                     raise UploadTooLarge(f"a form field has more than {MAX_TEXT_BYTES} bytes")
-                fields.setdefault(part.name or "", []).append(content.decode(errors="replace"))
+                fields.setdefault(name, []).append(content.decode(errors="replace"))
     except MultipartError as error:
-        raise UploadBroken(f"the form can't be read ({error}); {HOW}") from error
+        raise UploadBroken(f"the form can't be read ({error.args[0]}); {HOW}") from error
     if not images:
         raise ImageMissing(f"the form has no field '{FIELD}'; {HOW}")
     if len(images) > 1:
@@ -104,9 +138,11 @@ def _from_form(body: bytes, boundary: str) -> Upload:
     return Upload(images[0], fields)
 
 
-def _parts(body: bytes, boundary: str) -> list[tuple[MultipartSegment, bytes]]:
+def _parts(body: bytes, boundary: bytes) -> list[tuple[MultipartSegment, bytes]]:
     parts: list[tuple[MultipartSegment, bytes]] = []
-    with PushMultipartParser(boundary, len(body), max_segment_count=MAX_PARTS) as parser:
+    with PushMultipartParser(
+        boundary, len(body), max_segment_count=MAX_PARTS, header_charset=ANY_CHARSET
+    ) as parser:
         for event in parser.parse(body):
             if isinstance(event, MultipartSegment):
                 parts.append((event, b""))

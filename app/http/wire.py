@@ -19,7 +19,7 @@ def prediction(answer: Answer, timings: dict[str, float], request_id: str) -> di
     return {
         "predictions": [
             {
-                "bbox": [round(corner, 1) for corner in found.box],
+                "bbox": list(found.box),
                 "class": found.label,
                 "score": round(found.score, 4),
             }

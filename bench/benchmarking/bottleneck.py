@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.benchmarking.statistics import Figures
+from bench.benchmarking.verdict import BUSY_NEIGHBOURS, NOTED_NEIGHBOURS
 
 BUSY_PCT = 85.0  # of a core, a device or the whole computer: it is full
 
@@ -22,6 +23,9 @@ class Bottleneck:
 
 CORES = re.compile(r" of (\d+) cores?")
 """What `/devices` says about a CPU: `AMD EPYC, 2 of 2 cores`."""
+
+ON_THIS_COMPUTER = ("outside", "waiting to be sent")
+"""Where a request's time goes to this client's own computer, and to the network."""
 
 ADVICE = {
     "read": "the body arrives slowly: a faster network, or smaller pictures",
@@ -40,8 +44,46 @@ def bottleneck(summary: Mapping[str, Any]) -> Figures | None:
     if not levels:
         return None
     level = max(levels, key=lambda each: float(each["ok_per_s"]["value"]))
-    found = _client(summary) or _full(level, summary) or _waited_for(level)
-    return asdict(found) if found else None
+    limit = (
+        _neighbours(level, summary)
+        or _client(summary)
+        or _full(level, summary)
+        or _waited_for(level)
+    )
+    return asdict(limit) if limit else None
+
+
+def _neighbours(level: Figures, summary: Mapping[str, Any]) -> Bottleneck | None:
+    """Other programs: while they take what the server or this client needs, nothing that a run
+    shows is the hardware's."""
+    share = summary["client"]["other_processes"]
+    if share is None or share <= NOTED_NEIGHBOURS:
+        return None
+    system = summary["system"]
+    if summary["target"]["local"]:
+        cpu = _mean(system, "cpu_pct")
+        blamed = share > BUSY_NEIGHBOURS or (cpu is not None and cpu > BUSY_PCT)
+    else:
+        blamed = share > BUSY_NEIGHBOURS and _longest(level) in ON_THIS_COMPUTER
+    if not blamed:
+        return None
+    cores = summary["host"]["cores"]
+    ours = [
+        f"{what} {used / cores:.0f} %"
+        for what, name in (("the server", "server_cpu_pct"), ("this client", "client_cpu_pct"))
+        if (used := _mean(system, name)) is not None
+        and (name == "client_cpu_pct" or summary["target"]["local"])
+    ]
+    return Bottleneck(
+        "neighbours",
+        "the other programs on this computer",
+        f"they took {100 * share:.0f} % of it, {' and '.join(ours)}",
+        "stopping them, or measuring again while they rest; what the server can do alone is not "
+        "known yet"
+        if summary["target"]["local"]
+        else "run the benchmark on a computer that is idle; what the server can do is not known "
+        "yet",
+    )
 
 
 def _client(summary: Mapping[str, Any]) -> Bottleneck | None:
@@ -68,6 +110,8 @@ def _full(level: Figures, summary: Mapping[str, Any]) -> Bottleneck | None:
     if devices == "cpu":
         cpu = cpu if summary["target"]["local"] else _of_the_server(summary)
         if cpu is not None and cpu > BUSY_PCT:
+            if summary["target"]["local"] and summary["client"]["other_processes"] is None:
+                return _by_whom(cpu)
             return Bottleneck(
                 "processor",
                 "the processor",
@@ -99,13 +143,30 @@ def _full(level: Figures, summary: Mapping[str, Any]) -> Bottleneck | None:
     return None
 
 
+def _by_whom(cpu: float) -> Bottleneck:
+    return Bottleneck(
+        "processor",
+        "the processor",
+        f"its cores are {cpu:.0f} % busy; with what is not known, as the server does not tell its "
+        "own share",
+        "stopping what is not the server; the command top tells",
+    )
+
+
+def _longest(level: Figures) -> str | None:
+    """The stage that a client waits for longest; None where the server tells no stages."""
+    stages = level["stages_ms"]
+    return max(stages, key=lambda stage: float(stages[stage]["mean"])) if stages else None
+
+
 def _waited_for(level: Figures) -> Bottleneck | None:
     """Nothing is full: then it is what a client waits for longest."""
-    stages = level["stages_ms"]
-    if not stages:
+    name = _longest(level)
+    if name is None:
         return None
-    whole = sum(each["mean"] for each in stages.values())
-    name, most = max(stages.items(), key=lambda each: float(each[1]["mean"]))
+    stages = level["stages_ms"]
+    whole = sum(stage["mean"] for stage in stages.values())
+    most = stages[name]
     devices = {each["device"] for each in level["answered_by"]}
     advice = ADVICE.get(name, "a smaller model")
     if name == "inference":

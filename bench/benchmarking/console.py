@@ -26,6 +26,7 @@ STRIP = (
     ("device infers", "device_busy_pct", "% of the time"),
     ("queue", "queue_depth", "pictures"),
     ("/health takes", "health_ms", "ms"),
+    ("client was late by", "loop_lag_ms", "ms"),
     ("processor", "cpu_temp_c", "°C"),
     ("Edge TPU", "tpu_temp_c", "°C"),
     ("Edge TPU's USB", "usb_mbps", "Mbit/s"),
@@ -109,7 +110,7 @@ def table(levels: Sequence[Figures]) -> str:
         cells = "".join(f"{_value(latency.get(name)):>7}" for name in names)
         lines.append(
             f"{level['level']:14}{level['requests']:6}{level['ok']:6}{level['rejected']:5}{bad:5}"
-            f"{level['ok_per_s']['value']:8.1f}{cells}{_number(latency.get('max')):>8}"
+            f"{level['ok_per_s']['value']:8.1f}{cells}{number(latency.get('max')):>8}"
         )
     lines.append(f"{'':44}latency in ms, of successes")
     if len(levels) == 1 and levels[0]["latency_ms"]:
@@ -260,10 +261,11 @@ def _with_interval(found: Mapping[str, float | None] | None) -> str:
 
 
 def _value(found: Mapping[str, float] | None) -> str:
-    return "n/a" if found is None else _number(found["value"])
+    return "n/a" if found is None else number(found["value"])
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """To a tenth, and from 1000 on without; n/a of nothing."""
     if value is None:
         return "n/a"
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}"

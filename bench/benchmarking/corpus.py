@@ -4,13 +4,13 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlencode
 
 from bench.benchmarking.client import Target
 from bench.benchmarking.errors import WrongUsage
-from bench.pictures import FORMATS, Size, camera_pictures
+from bench.pictures import FORMATS, SOURCES, Size, camera_pictures
 
 MAGIC = {
     b"\xff\xd8\xff": "jpeg",
@@ -34,6 +34,8 @@ class Picture:
     kind: str
     """jpeg, png, webp, bmp or gif"""
     content: bytes
+    copies: tuple[str, ...] = ()
+    """Files that have the same bytes: they would only be the same picture under another name."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,19 @@ class Prepared:
 
 
 def built_in(size: Size, kinds: Sequence[str]) -> list[Picture]:
-    """Pictures as cameras send them, of one size, each in every format."""
+    """Pictures as cameras send them, of one size, each in every format.
+
+    None is the mirror of another: two that differ in nothing that counts are one.
+    """
     return [
-        Picture(f"{number}.{kind}", kind, content)
+        Picture(f"{name}.{kind}", kind, content)
         for kind in kinds
-        for number, content in enumerate(camera_pictures(size, FORMATS[kind]), 1)
+        for name, content in zip(SOURCES, camera_pictures(size, FORMATS[kind]), strict=False)
     ]
 
 
 def from_files(paths: Sequence[Path]) -> list[Picture]:
-    """The files named, and all pictures of the folders named.
+    """The files named, and all pictures of the folders named; equal files are one picture.
 
     Raises WrongUsage when one can't be read, is no picture, or a folder has none.
     """
@@ -86,7 +91,7 @@ def from_files(paths: Sequence[Path]) -> list[Picture]:
     names = [each.name for each in found]
     if len(set(names)) < len(names):
         raise WrongUsage("--image: two files have the same name; results are told by name")
-    return found
+    return _once(found)
 
 
 def prepare(
@@ -116,6 +121,17 @@ def salts(seed: int) -> Iterator[bytes]:
     """Endless salts, none twice in a run; another seed gives others."""
     for number in itertools.count():
         yield b"%06x%010x" % (seed & 0xFFFFFF, number)
+
+
+def _once(pictures: Sequence[Picture]) -> list[Picture]:
+    """Each content under its first name."""
+    groups: dict[bytes, list[Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(picture.content, []).append(picture)
+    return [
+        replace(first, copies=tuple(copy.name for copy in copies))
+        for first, *copies in groups.values()
+    ]
 
 
 def _picture(file: Path) -> Picture | None:

@@ -1,16 +1,8 @@
-"""The plots, each a PNG. Every one says in its title what is to be seen in it."""
+"""The plots. Each says in its title what is to be seen in it."""
 
-import io
-import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-# Where no home can be written to, matplotlib would complain on every start.
-os.environ.setdefault("MPLCONFIGDIR", f"/tmp/reef-benchmark-{os.getuid()}")  # noqa: S108
-
-import matplotlib as mpl
-
-mpl.use("Agg")
 
 import numpy as np
 import seaborn as sns
@@ -19,110 +11,107 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from bench.benchmarking import paper as papers
+from bench.benchmarking import strips
+from bench.benchmarking.palette import (
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    LIGHT,
+    ORANGE,
+    PURPLE,
+    RED,
+    SERIES,
+    TEAL,
+)
+from bench.benchmarking.paper import NARROW, WIDE, Paper
 from bench.benchmarking.rows import OK, REJECTED, Row, Sample
+from bench.benchmarking.stages import drawn_stages
 from bench.benchmarking.statistics import Figures
 
-DPI = 120
-WIDTH = 9.0  # inches
-COLOURS = sns.color_palette("colorblind", 10)
-BLUE, ORANGE, GREEN, RED = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3]
-GREY = "#666666"
 MOST_POINTS = 20_000  # more dots show nothing more
+MOST_PICTURES = 24
 TAIL_TICKS = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
-STAGES = {
-    "waiting to be sent": "#bbbbbb",
-    "outside": COLOURS[7],
-    "read": COLOURS[9],
-    "decode": COLOURS[1],
-    "queue": "#7a5fa8",
-    "inference": COLOURS[0],
-    "post": COLOURS[2],
-    "between": COLOURS[5],
+CROWDED_TICK = 0.95  # beside 0.9 on a narrow paper
+STAGE_COLOURS = {
+    "waiting to be sent": GREY,
+    "outside": PURPLE,
+    "read": TEAL,
+    "decode": ORANGE,
+    "queue": RED,
+    "inference": BLUE,
+    "post": GREEN,
+    "between": BROWN,
 }
-STRIPS: Sequence[tuple[str, str, Mapping[str, str]]] = (
-    (
-        "CPU",
-        "% of a core",
-        {
-            "client_cpu_pct": "client",
-            "http_cpu_pct": "server: HTTP",
-            "devices_cpu_pct": "server: devices",
-        },
-    ),
-    ("Computer", "% of all cores", {"cpu_pct": "CPU", "cpu_max_core_pct": "busiest core"}),
-    ("Server's memory", "MB", {"server_rss_mb": "all of it", "devices_rss_mb": "devices"}),
-    ("Device", "% of the time", {"device_busy_pct": "infers"}),
-    ("Temperature", "°C", {"cpu_temp_c": "processor", "tpu_temp_c": "Edge TPU"}),
-    ("Waiting", "requests", {"in_flight": "under way", "queue_depth": "in the queue"}),
-    ("Late", "ms", {"loop_lag_ms": "client's loop", "health_ms": "/health"}),
-)
+STACK_COLOURS = {
+    strips.DEVICES: BLUE,
+    strips.HTTP: ORANGE,
+    strips.REST: BROWN,
+    strips.CLIENT: GREEN,
+    strips.OTHERS: GREY,
+    strips.UNTOLD: GREY,
+}
 
-Plot = Callable[[Figures, Sequence[Row], Sequence[Sample]], Figure | None]
+Plot = Callable[[Paper, Figures, Sequence[Row], Sequence[Sample]], Figure | None]
 
 
-def draw(
-    summary: Figures, rows: Sequence[Row], samples: Sequence[Sample]
-) -> dict[str, tuple[str, bytes]]:
-    """Every plot there is something to show of: by name, its caption and its PNG."""
-    sns.set_theme(
-        "notebook",
-        "whitegrid",
-        rc={
-            "axes.titlesize": 12,
-            "axes.titleweight": "bold",
-            "axes.titlelocation": "left",
-            "axes.edgecolor": "#cccccc",
-            "grid.color": "#e6e6e6",
-            "axes.labelsize": 10,
-            "xtick.labelsize": 9,
-            "ytick.labelsize": 9,
-            "legend.fontsize": 9,
-            "legend.frameon": False,
-            "font.family": "DejaVu Sans",
-        },
-    )
-    found = {}
-    for name, (caption, plot) in PLOTS.items():
-        figure = plot(summary, rows, samples)
-        if figure is not None:
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=DPI)
-            plt.close(figure)
-            found[name] = (caption, file.getvalue())
-    return found
+@dataclass(frozen=True)
+class Drawn:
+    """A plot: as a file of its own, and for a page that is wide or narrow."""
+
+    title: str
+    caption: str
+    png: bytes
+    wide: str
+    narrow: str
+
+
+def draw(summary: Figures, rows: Sequence[Row], samples: Sequence[Sample]) -> dict[str, Drawn]:
+    """Every plot there is something to show of, by name."""
+    papers.prepare()
+    drawn = {}
+    for name, (title, caption, plot) in PLOTS.items():
+        wide, narrow = (plot(paper, summary, rows, samples) for paper in (WIDE, NARROW))
+        if wide is not None and narrow is not None:
+            png = papers.png(wide, title)
+            drawn[name] = Drawn(title, caption, png, papers.svg(wide), papers.svg(narrow))
+            plt.close(wide)
+            plt.close(narrow)
+    return drawn
 
 
 # ---------------------------------------------------------------------------- the plots
 
 
-def latency(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> Figure | None:
+def latency(
+    paper: Paper, summary: Figures, rows: Sequence[Row], _: Sequence[Sample]
+) -> Figure | None:
     """Every answer over time."""
     good = [row for row in rows if row.outcome == OK]
     if not good:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
+    figure, axes = _figure(paper, 3.6)
     for phases, colour, label in (
         (("measure",), BLUE, "an answer"),
         (("warmup", "baseline", "recovery"), GREY, None),
     ):
         own = _thinned([row for row in good if row.phase in phases])
         if own:
-            size = 14 if len(own) < 2000 else 5
             axes.scatter(
                 [row.done_s for row in own],
                 [row.latency_ms for row in own],
-                s=size,
+                s=14 if len(own) < 2000 else 5,
                 color=colour,
-                alpha=0.45,
+                alpha=0.6,
                 linewidths=0,
                 label=label,
                 rasterized=True,
             )
     _windows(axes, summary)
-    _shade(axes, rows)
+    _shade(axes, rows, label="not counted")
     top = max(row.latency_ms for row in good)
-    low = np.percentile([row.latency_ms for row in good], 50)
-    if top > 12 * low:
+    if top > 12 * np.percentile([row.latency_ms for row in good], 50):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
@@ -131,91 +120,108 @@ def latency(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> Figur
         axes.set_ylim(0, top * 1.12)
     _rug(axes, [row for row in rows if row.outcome == REJECTED], ORANGE, "refused (503, 429)")
     _rug(axes, [r for r in rows if r.outcome not in (OK, REJECTED)], RED, "failed or wrong")
-    axes.set(title="Latency over time", xlabel="seconds since the start", ylabel="latency, ms")
+    axes.set(xlabel="seconds since the start", ylabel="latency, ms")
     axes.margins(x=0.01)
-    _legend(axes)
+    papers.legend(figure, paper)
     return figure
 
 
-def percentiles(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> Figure | None:
+def percentiles(
+    paper: Paper, summary: Figures, rows: Sequence[Row], _: Sequence[Sample]
+) -> Figure | None:
     """How many are slower than so and so much: the tail, stretched."""
     levels = [level["level"] for level in summary["levels"] if level["ok"]]
     if not levels:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
-    shades = sns.color_palette("viridis", len(levels)) if len(levels) > 1 else [BLUE]
+    figure, axes = _figure(paper, 3.8)
     most = 0
-    for name, shade in zip(levels, shades, strict=True):
+    for name, shade in zip(levels, shades(len(levels)), strict=True):
         own = [row for row in rows if row.phase == "measure" and row.level == name]
         good = sorted(row.latency_ms for row in own if row.outcome == OK)
-        _tail(axes, good, shade, name if len(levels) > 1 else "latency")
-        service = sorted(row.service_ms for row in own if row.outcome == OK)
-        if own[0].load == "open" and len(levels) == 1:
+        alone = len(levels) == 1
+        scheduled = own[0].load == "open"
+        label = name if not alone else "from the schedule" if scheduled else None
+        _tail(axes, good, shade, label)
+        if alone and scheduled:
+            service = sorted(row.service_ms for row in own if row.outcome == OK)
             _tail(axes, service, GREY, "from the sending", style="--")
         most = max(most, len(good))
     if len(levels) == 1:
-        _intervals(axes, summary["levels"][0])
+        _intervals(axes, next(level for level in summary["levels"] if level["ok"]))
     axes.set_xscale("log")
-    ticks = [share for share in TAIL_TICKS if 1 / (1 - share) <= max(most, 10)]
+    ticks = [
+        share
+        for share in TAIL_TICKS
+        if 1 / (1 - share) <= max(most, 10) and not (paper.narrow and share == CROWDED_TICK)
+    ]
     axes.xaxis.set_major_locator(FixedLocator([1 / (1 - share) for share in ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _pos: f"{100 * (1 - 1 / x):.4g} %"))
-    axes.set_xlim(1, max(most, 10))
-    axes.set_ylim(bottom=0)
-    axes.set(
-        title="Percentiles: so many of the answers came within …",
-        xlabel="share of the answers (the right end is the slowest one)",
-        ylabel="latency, ms",
-    )
-    _legend(axes)
+    axes.set_xlim(1, max(most, 10) * 1.1)
+    papers.level_top(axes)
+    axes.set(xlabel="so many of the answers …", ylabel="… came within, ms")
+    papers.legend(figure, paper)
     return figure
 
 
-def throughput(summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]) -> Figure | None:
+def throughput(
+    paper: Paper, summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]
+) -> Figure | None:
     """What more load brings, and what it costs; of a single level, its windows."""
     levels = [level for level in summary["levels"] if level["ok"]]
     if len(levels) > 1:
-        return _levels(levels, summary["knee"])
+        return _levels(paper, levels, summary["knee"])
     windows = [each for level in levels for each in level["windows"] if each["p50"] is not None]
     if len(windows) < 3:
         return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0), layout="constrained")
+    rows, columns = (2, 1) if paper.narrow else (1, 2)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(paper.width, 2.6 * rows), squeeze=False, layout="constrained"
+    )
+    first, second = grid.flat
     middles = [(each["from_s"] + each["to_s"]) / 2 for each in windows]
     rates = [each["ok_per_s"] for each in windows]
-    _errorbar(left, middles, [each["value"] for each in rates], rates, GREEN)
-    left.set(title="Throughput, slice by slice", xlabel="seconds", ylabel="answers a second")
-    _errorbar(right, middles, [each["p50"] for each in windows], windows, BLUE)
-    right.set(title="Median latency, slice by slice", xlabel="seconds", ylabel="ms")
-    for axes in (left, right):
-        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.1)
+    _errorbar(first, middles, [each["value"] for each in rates], rates, GREEN)
+    first.set(title="Answers a second")
+    _errorbar(second, middles, [each["p50"] for each in windows], windows, BLUE)
+    second.set(title="Median latency, ms")
+    for axes in (first, second):
+        papers.level_top(axes)
+        axes.set(xlabel="seconds since the start")
     return figure
 
 
-def stages(summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]) -> Figure | None:
+def stages(
+    paper: Paper, summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]
+) -> Figure | None:
     """Where the time of a request goes."""
     levels = [level for level in summary["levels"] if level["stages_ms"]]
     if not levels:
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.5 + 0.42 * len(levels)), layout="constrained")
+    names = drawn_stages(levels)
+    height = 1.2 + 0.42 * len(levels) + 0.25 * -(-len(names) // paper.columns)
+    figure, axes = _figure(paper, height)
+    longest = max(_whole(level) for level in levels)
     for number, level in enumerate(levels):
         left = 0.0
-        whole = sum(each["mean"] for each in level["stages_ms"].values())
-        for stage, colour in STAGES.items():
+        for stage in names:
             mean = level["stages_ms"][stage]["mean"]
             axes.barh(
                 number,
                 mean,
                 left=left,
-                color=colour,
+                color=STAGE_COLOURS[stage],
                 height=0.62,
-                linewidth=0,
+                linewidth=1.5,
+                edgecolor=LIGHT["surface"],
                 label=stage if number == 0 else None,
             )
-            if mean > 0.07 * whole and len(levels) < 12 and whole > 0.07 * _longest(levels):
+            text = f"{mean:.1f}"
+            if mean * paper.width > 0.1 * len(text) * longest and len(levels) < 12:
                 axes.text(
                     left + mean / 2,
                     number,
-                    f"{mean:.1f}",
+                    text,
                     ha="center",
                     va="center",
                     color="white",
@@ -226,112 +232,132 @@ def stages(summary: Figures, _rows: Sequence[Row], _: Sequence[Sample]) -> Figur
     axes.set_yticks(range(len(levels)), [level["level"] for level in levels])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(title="Where the time of a request goes", xlabel="mean ms")
-    figure.legend(loc="outside lower center", ncol=8, handlelength=1, columnspacing=1.1)
+    axes.set(xlabel="mean ms")
+    papers.legend(figure, paper)
     return figure
 
 
-def pictures(summary: Figures, rows: Sequence[Row], _: Sequence[Sample]) -> Figure | None:
+def pictures(
+    paper: Paper, summary: Figures, rows: Sequence[Row], _: Sequence[Sample]
+) -> Figure | None:
     """Latency by picture, where there are several of one level."""
     if len(summary["levels"]) != 1:
         return None
     good = [row for row in rows if row.phase == "measure" and row.outcome == OK]
     names = [each["image"] for each in summary["levels"][0]["images"]]
-    if not 1 < len(names) <= 24 or len(good) < 3 * len(names):
+    if not 1 < len(names) <= MOST_PICTURES or len(good) < 3 * len(names):
         return None
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.3 * len(names)), layout="constrained")
-    sns.boxplot(
-        x=[row.latency_ms for row in good],
-        y=[row.image for row in good],
-        order=names,
-        color=BLUE,
-        fliersize=2,
-        linewidth=1,
-        ax=axes,
-        saturation=0.7,
-        width=0.6,
+    figure, axes = _figure(paper, 0.9 + 0.34 * len(names))
+    line = {"color": LIGHT["ink"], "linewidth": 1}
+    boxes = axes.boxplot(
+        [[row.latency_ms for row in good if row.image == name] for name in names],
+        orientation="horizontal",
+        tick_labels=[papers.shortened(name, paper) for name in names],
+        patch_artist=True,
+        widths=0.55,
+        boxprops={"facecolor": BLUE, "edgecolor": LIGHT["ink"], "linewidth": 1},
+        medianprops=line | {"linewidth": 2},
+        whiskerprops=line,
+        capprops=line,
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": GREY},
     )
+    for dots in boxes["fliers"]:
+        dots.set_rasterized(True)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
     axes.set_xlim(left=0)
-    axes.set(title="Latency by picture", xlabel="latency, ms", ylabel="")
+    axes.set(xlabel="latency, ms")
     return figure
 
 
-def system(_: Figures, rows: Sequence[Row], samples: Sequence[Sample]) -> Figure | None:
-    """The computer and the server, on one time axis."""
-    strips = []
-    for title, unit, columns in STRIPS:
-        known = {
-            label: points
-            for column, label in columns.items()
-            if len(points := _points(samples, column)) > 1
-        }
-        if known:
-            strips.append((title, unit, known))
-    if not strips:
+def system(
+    paper: Paper, summary: Figures, rows: Sequence[Row], samples: Sequence[Sample]
+) -> Figure | None:
+    """Computer and server, on one time axis: each line has a strip, and parts are stacked."""
+    drawn = [strip for strip in strips.strips(summary, samples) if not strip.nil]
+    if not drawn:
         return None
     figure, grid = plt.subplots(
-        len(strips),
+        len(drawn),
         1,
-        figsize=(WIDTH, 1.25 * len(strips)),
+        figsize=(paper.width, 0.7 + 1.1 * len(drawn)),
         sharex=True,
         squeeze=False,
         layout="constrained",
     )
-    for axes, (title, unit, known) in zip(grid[:, 0], strips, strict=True):
-        for number, (label, points) in enumerate(known.items()):
-            axes.plot(
-                [t for t, _ in points],
-                [value for _, value in points],
-                label=label,
-                color=COLOURS[number],
-                linewidth=1.6,
-            )
-        axes.set_ylim(bottom=0, top=max(axes.get_ylim()[1], 1) * 1.1)
-        axes.set_title(f"{title}, {unit}", fontsize=9.5)
-        _shade(axes, rows, label=False)
-        _legend(axes)
+    for axes, strip in zip(grid[:, 0], drawn, strict=True):
+        _shade(axes, rows)
+        seconds = [t for t, _ in next(iter(strip.parts.values()))]
+        values = [[value for _, value in points] for points in strip.parts.values()]
+        if set(strip.parts) <= set(STACK_COLOURS):
+            colours = [STACK_COLOURS[label] for label in strip.parts]
+            axes.stackplot(seconds, values, labels=list(strip.parts), colors=colours, linewidth=0)
+        else:
+            axes.plot(seconds, values[0], color=BLUE, linewidth=1.6)
+        papers.level_top(axes)
+        axes.set_title(f"{strip.title}, {strip.unit}")
         axes.margins(x=0.01)
     grid[-1, 0].set_xlabel("seconds since the start")
+    papers.legend(figure, paper)
     return figure
 
 
-PLOTS: Mapping[str, tuple[str, Plot]] = {
+PLOTS: Mapping[str, tuple[str, str, Plot]] = {
     "latency": (
-        "Each dot is an answer; what lies in the grey stripe is not counted. A level band is a "
+        "Latency over time",
+        "Each dot is an answer; what lies in the shaded stripe is not counted. A level band is a "
         "steady server; a slope is drift; a second band is a second kind of request.",
         latency,
     ),
     "percentiles": (
-        "Read it from the right: the last tick before the end is what the unlucky ones wait. The "
-        "bars are 95 % confidence intervals.",
+        "Percentiles",
+        "The slow ones are those that hurt, so the right end is stretched; its last step is the "
+        "slowest answer. The bars are 95 % confidence intervals.",
         percentiles,
     ),
     "throughput": (
-        "Equal heights are a steady server. The bars are 95 % confidence intervals. Of several "
-        "loads: where the curve turns upwards, more load brings only waiting.",
+        "Throughput",
+        "Equal heights, slice by slice, are a steady server. The bars are 95 % confidence "
+        "intervals. Of several loads: where the curve turns upwards, more load brings only "
+        "waiting.",
         throughput,
     ),
     "stages": (
-        "The server's own clock tells its stages; 'outside' is the network, the HTTP server and "
-        "this client. 'queue' is waiting for the device.",
+        "Where the time of a request goes",
+        "The mean of each part. The server's own clock tells its stages.",
         stages,
     ),
     "pictures": (
+        "Latency by picture",
         "The box holds the middle half of the answers to a picture, its line is their median.",
         pictures,
     ),
     "system": (
-        "One sample a second. 100 % is one core, but in the strip 'Computer'.",
+        "Meanwhile",
+        "One sample a second. What lies in the shaded stripe is not counted.",
         system,
     ),
 }
 
 
+def shades(count: int) -> Sequence[Any]:
+    """Colours for so many levels, in their order; as bright as SERIES, so that both screens show
+    them."""
+    if count <= len(SERIES):
+        return SERIES[:count]
+    return list(sns.husl_palette(count, s=0.8, l=0.53))
+
+
 # ---------------------------------------------------------------------------- their parts
 
 
-def _levels(levels: Sequence[Figures], knee: Figures | None) -> Figure:
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
+def _figure(paper: Paper, height: float) -> tuple[Figure, Axes]:
+    """A figure with one plot, `height` inches high."""
+    return plt.subplots(figsize=(paper.width, height), layout="constrained")
+
+
+def _levels(paper: Paper, levels: Sequence[Figures], knee: Figures | None) -> Figure:
+    figure, axes = _figure(paper, 3.8)
     rates = [level["ok_per_s"]["value"] for level in levels]
     for name, colour in (("p50", BLUE), ("p95", ORANGE), ("p99", RED)):
         points = [
@@ -346,7 +372,7 @@ def _levels(levels: Sequence[Figures], knee: Figures | None) -> Figure:
             level["level"],
             (rate, level["latency_ms"]["p50"]["value"]),
             fontsize=8,
-            color=GREY,
+            color=LIGHT["quiet"],
             xytext=(4, -11),
             textcoords="offset points",
         )
@@ -360,15 +386,16 @@ def _levels(levels: Sequence[Figures], knee: Figures | None) -> Figure:
         )
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0, right=max(rates) * 1.12)
-    axes.set(title="Throughput against latency", xlabel="answers a second", ylabel="latency, ms")
-    _legend(axes)
+    axes.set(xlabel="answers a second", ylabel="latency, ms")
+    papers.legend(figure, paper)
     return figure
 
 
 def _windows(axes: Axes, summary: Figures) -> None:
     """Median and p95 of each slice of time, as steps."""
-    for name, colour, label in (("p50", "#003a5d", "median"), ("p95", "#b35900", "p95")):
-        for number, level in enumerate(summary["levels"]):
+    for name, style, label in (("p50", "-", "median"), ("p95", ":", "p95")):
+        entry: str | None = f"{label} of a slice"
+        for level in summary["levels"]:
             known = [each for each in level["windows"] if each[name] is not None]
             if known:
                 edges = [known[0]["from_s"], *(each["to_s"] for each in known)]
@@ -376,32 +403,26 @@ def _windows(axes: Axes, summary: Figures) -> None:
                     [each[name] for each in known],
                     edges,
                     baseline=None,
-                    color=colour,
+                    color=LIGHT["ink"],
+                    linestyle=style,
                     linewidth=1.8,
-                    label=f"{label} of a slice" if not number else None,
+                    label=entry,
                 )
+                entry = None
 
 
-def _shade(axes: Axes, rows: Sequence[Row], *, label: bool = True) -> None:
-    """Grey over what is not counted."""
+def _shade(axes: Axes, rows: Sequence[Row], *, label: str | None = None) -> None:
+    """A stripe over what is not counted."""
     spans: list[list[Any]] = []
     for row in rows:
         if spans and spans[-1][0] == (row.phase, row.level):
             spans[-1][2] = max(spans[-1][2], row.done_s)
         else:
             spans.append([(row.phase, row.level), row.scheduled_s, row.done_s])
-    told = not label
     for (phase, _), began, ended in spans:
         if phase != "measure":
-            axes.axvspan(
-                began,
-                ended,
-                color="#000000",
-                alpha=0.06,
-                linewidth=0,
-                label=None if told else "not counted",
-            )
-            told = True
+            axes.axvspan(began, ended, color=LIGHT["shade"], linewidth=0, zorder=0, label=label)
+            label = None
 
 
 def _rug(axes: Axes, rows: Sequence[Row], colour: Any, label: str) -> None:
@@ -415,11 +436,14 @@ def _rug(axes: Axes, rows: Sequence[Row], colour: Any, label: str) -> None:
             color=colour,
             markersize=9,
             transform=axes.get_xaxis_transform(),
+            rasterized=True,
             label=f"{label}: {len(rows)}",
         )
 
 
-def _tail(axes: Axes, ordered: Sequence[float], colour: Any, label: str, style: str = "-") -> None:
+def _tail(
+    axes: Axes, ordered: Sequence[float], colour: Any, label: str | None, style: str = "-"
+) -> None:
     if not ordered:
         return
     count = len(ordered)
@@ -449,8 +473,7 @@ def _intervals(axes: Axes, level: Figures) -> None:
                 f"{name.replace('_', '.')} {value:.1f}",
                 (1 / (1 - share), value),
                 fontsize=8,
-                xytext=(-6, 8),
-                ha="right",
+                xytext=(6, -11),  # below a curve that rises there is room
                 textcoords="offset points",
             )
 
@@ -468,29 +491,9 @@ def _errorbar(
     axes.errorbar(xs, values, yerr=yerr, fmt="o-", color=colour, capsize=3, linewidth=1.4)
 
 
-def _points(samples: Sequence[Sample], column: str) -> list[tuple[float, float]]:
-    found = [(each.t_s, getattr(each, column)) for each in samples]
-    return [(t, float(value)) for t, value in found if value is not None]
-
-
 def _thinned(rows: Sequence[Row]) -> Sequence[Row]:
     return rows[:: max(1, len(rows) // MOST_POINTS)]
 
 
-def _longest(levels: Sequence[Figures]) -> float:
-    return max(sum(float(each["mean"]) for each in level["stages_ms"].values()) for level in levels)
-
-
-def _legend(axes: Axes) -> None:
-    """Above the plot, at the right of its title: nothing is hidden, and all plots are as wide."""
-    _, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        ncol=min(6, len(labels)),
-        borderaxespad=0.3,
-        columnspacing=1.0,
-        handlelength=1.2,
-        handletextpad=0.5,
-        markerscale=1.2,
-    )
+def _whole(level: Figures) -> float:
+    return float(sum(stage["mean"] for stage in level["stages_ms"].values()))

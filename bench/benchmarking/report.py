@@ -3,53 +3,24 @@
 It has no script and asks for nothing: its policy forbids both, so a browser would complain.
 """
 
-import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from bench.benchmarking import plots
 from bench.benchmarking.bottleneck import sentence
-from bench.benchmarking.console import STRIP, conclusion
+from bench.benchmarking.console import STRIP, conclusion, number
+from bench.benchmarking.descriptions import described
+from bench.benchmarking.markup import bullets, section, table, terms, with_interval
 from bench.benchmarking.percentiles import GATES
+from bench.benchmarking.plots import Drawn
 from bench.benchmarking.rows import Row, Sample, read
 from bench.benchmarking.run import Files
+from bench.benchmarking.stages import ABOUT, drawn_stages, nil_stages
 from bench.benchmarking.statistics import Figures
+from bench.benchmarking.strips import strips
+from bench.benchmarking.style import STYLE
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2733; background: #f5f7f9; margin: 0; }
-main { max-width: 61rem; margin: 0 auto; padding: 1.5rem 1rem 3rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
-p { margin: .4rem 0; } .quiet { color: #5a6875; font-size: .92rem; }
-section, .verdict { background: #fff; border: 1px solid #dfe5ea; border-radius: 8px;
-  padding: 1rem 1.2rem; margin: 1rem 0; }
-section h2 { margin-top: 0; }
-.verdict { border-left: 8px solid; } .valid { border-left-color: #2a8a57; }
-.invalid { border-left-color: #c0392b; }
-.verdict strong { font-size: 1.25rem; } .valid strong { color: #1f6b43; }
-.invalid strong { color: #a5281b; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; }
-.card { background: #fff; border: 1px solid #dfe5ea; border-radius: 8px; padding: .7rem 1rem; }
-.card b { display: block; font-size: 1.6rem; line-height: 1.2; font-weight: 650; }
-.card span { color: #5a6875; font-size: .88rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
-  font-size: .92rem; }
-th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e8edf1; }
-th { color: #5a6875; font-weight: 600; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th:first-child, td:first-child { white-space: nowrap; }
-td .quiet { font-size: .8rem; white-space: nowrap; }
-td.text, th.text { text-align: left; overflow-wrap: anywhere; }
-figure { margin: 1.2rem 0 .4rem; } img { width: 100%; height: auto; display: block; }
-figcaption { color: #5a6875; font-size: .92rem; }
-ul { margin: .4rem 0; padding-left: 1.2rem; } li { margin: .3rem 0; }
-.worse { color: #a5281b; font-weight: 650; } .better { color: #1f6b43; font-weight: 650; }
-code { font-size: .88em; overflow-wrap: anywhere; }
-@media print { body { background: #fff; } section { break-inside: avoid; } }
-"""
 
 
 def write(files: Files, summary: Figures, compared: Figures | None = None) -> None:
@@ -57,26 +28,35 @@ def write(files: Files, summary: Figures, compared: Figures | None = None) -> No
     rows = read(files.results, Row)
     samples = read(files.system, Sample) if files.system.exists() else []
     drawn = plots.draw(summary, rows, samples)
-    for name, (_, png) in drawn.items():
-        files.plot(name).write_bytes(png)
-    files.report.write_text(page(summary, drawn, compared), encoding="utf-8")
+    for name, plot in drawn.items():
+        files.plot(name).write_bytes(plot.png)
+    files.report.write_text(page(summary, samples, drawn, compared), encoding="utf-8")
 
 
 def page(
-    summary: Figures, drawn: Mapping[str, tuple[str, bytes]], compared: Figures | None = None
+    summary: Figures,
+    samples: Sequence[Sample],
+    drawn: Mapping[str, Drawn],
+    compared: Figures | None = None,
 ) -> str:
     """The whole HTML."""
+    more = {
+        "stages": _stage_terms(summary),
+        "system": _strip_terms(summary, samples) + _system(summary["system"]),
+    }
     body = "\n".join(
         [
             _title(summary),
             _verdict(summary),
             _cards(summary),
             _comparison(compared) if compared else "",
-            _section("Figures", _levels(summary["levels"])),
-            *(_figure(name, *drawn[name]) for name in drawn),
-            _section("Meanwhile", _system(summary["system"])),
-            _section("Pictures", _pictures(summary["levels"])),
-            _section("How this was measured", _environment(summary)),
+            section("Figures", _levels(summary["levels"])),
+            *(
+                _plot(plot, described(name, summary, samples), more.get(name, ""))
+                for name, plot in drawn.items()
+            ),
+            section("Pictures", _pictures(summary)),
+            section("How this was measured", _environment(summary)),
         ]
     )
     name = f"Reef benchmark {summary['run']['id']}"
@@ -84,6 +64,7 @@ def page(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{escape(name)}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body><main>\n{body}\n</main></body>\n</html>\n"
@@ -115,13 +96,13 @@ def _verdict(summary: Figures) -> str:
         if found["valid"]
         else ("These figures should not be relied on:")
     )
-    reasons = _list(
+    reasons = bullets(
         f"{escape(each['text'])}<br><span class='quiet'>{escape(each['advice'])}</span>"
         for each in found["reasons"]
     )
     limits = summary["bottleneck"]
     limit = f"<p>{escape(sentence(limits))}</p>" if limits else ""
-    notes = _list(escape(note) for note in found["notes"])
+    notes = bullets(escape(note) for note in found["notes"])
     notes = f'<div class="quiet">{notes}</div>' if notes else ""
     return (
         f'<div class="verdict {word.lower()}"><strong>{word}</strong> {told}{reasons}{limit}'
@@ -156,57 +137,120 @@ def _cards(summary: Figures) -> str:
 
 
 def _levels(levels: Sequence[Figures]) -> str:
-    head = ("load", "requests", "ok", "refused", "failed", "wrong", "ok/s", "mean", *GATES, "max")
-    rows = []
-    for level in levels:
-        latency = level["latency_ms"] or {}
-        rows.append(
-            [
-                escape(level["level"]),
-                *(str(level[name]) for name in ("requests", "ok", "rejected", "errors", "wrong")),
-                f"{level['ok_per_s']['value']:.1f}",
-                _with_interval(latency.get("mean")),
-                *(_with_interval(latency.get(name)) for name in GATES),
-                f"{latency['max']:.1f}" if latency else "n/a",
-            ]
-        )
-    told = [
-        f"{escape(level['level'])}: {each['count']} {escape(each['outcome'])}: "
-        f"<code>{escape(each['text'][:200])}</code>"
-        for level in levels
-        for each in level["messages"]
-    ]
+    """What clients waited, first; then what became of the requests."""
+    if not levels:
+        return ""
+    answered = [level for level in levels if level["latency_ms"]]
+    known = [name for name in GATES if any(level["latency_ms"][name] for level in answered)]
+    few = ", ".join(
+        f"{name.replace('_', '.')} (from {least} on)"
+        for name, (_, least) in GATES.items()
+        if name not in known
+    )
     return (
-        _table([name.replace("_", ".") for name in head], rows)
-        + '<p class="quiet">Latency in ms, of successes; below each figure its 95 % confidence '
-        "interval. n/a: too few requests to tell.</p>" + _list(told)
+        (_latencies(answered, known) if answered else "")
+        + (f'<p class="quiet">Too few requests to tell: {few}.</p>' if few else "")
+        + "<h3>What became of the requests</h3>"
+        + _outcomes(levels)
+        + bullets(
+            f"{escape(level['level'])}: {message['count']} {escape(message['outcome'])}: "
+            f"<code>{escape(message['text'][:200])}</code>"
+            for level in levels
+            for message in level["messages"]
+        )
     )
 
 
-def _system(found: Figures) -> str:
-    rows = [
-        [escape(name), f"{found[column]['mean']:.1f}", f"{found[column]['max']:.1f}", escape(unit)]
-        for name, column, unit in STRIP
-        if column in found
-    ]
-    return _table(("while it was measured", "mean", "most", ""), rows, text=3) if rows else ""
-
-
-def _pictures(levels: Sequence[Figures]) -> str:
-    if not levels:
-        return ""
-    level = levels[0]
+def _latencies(levels: Sequence[Figures], known: Sequence[str]) -> str:
     rows = [
         [
-            escape(each["image"]),
-            str(each["count"]),
-            f"{each['kb']:.0f}",
-            f"{each['p50']:.1f}",
-            escape(each["classes"].replace(";", ", ") or "nothing"),
+            escape(level["level"]),
+            *(with_interval(level["latency_ms"][name]) for name in known),
+            number(level["latency_ms"]["max"]),
+            with_interval(level["latency_ms"]["mean"]),
         ]
-        for each in level["images"]
+        for level in levels
     ]
-    return _table(("picture", "answers", "kB", "p50, ms", "found"), rows, text=4)
+    head = ["load", *(name.replace("_", ".") for name in known), "slowest", "mean"]
+    unknown = any(level["latency_ms"][name] is None for level in levels for name in known)
+    return (
+        "<h3>Latency in ms, of the answers that are right</h3>"
+        + table(head, rows)
+        + '<p class="quiet">p95 is what 95 of 100 answers stay below. The smaller figures are '
+        f"95 % confidence intervals.{' n/a: too few requests to tell.' if unknown else ''}</p>"
+    )
+
+
+def _outcomes(levels: Sequence[Figures]) -> str:
+    rows = [
+        [
+            escape(level["level"]),
+            with_interval(level["ok_per_s"]),
+            *(str(level[name]) for name in ("requests", "ok", "rejected", "errors", "wrong")),
+        ]
+        for level in levels
+    ]
+    return table(("load", "ok a second", "requests", "ok", "refused", "failed", "wrong"), rows)
+
+
+def _stage_terms(summary: Figures) -> str:
+    levels = [level for level in summary["levels"] if level["stages_ms"]]
+    nil = nil_stages(levels)
+    note = f'<p class="quiet">Below 0.5 % of a request: {", ".join(nil)}.</p>' if nil else ""
+    return terms({stage: ABOUT[stage] for stage in drawn_stages(levels)}) + note
+
+
+def _strip_terms(summary: Figures, samples: Sequence[Sample]) -> str:
+    known = strips(summary, samples)
+    nil = ", ".join(strip.title for strip in known if strip.nil)
+    note = f'<p class="quiet">Nil all along: {escape(nil)}.</p>' if nil else ""
+    return terms({strip.title: strip.about for strip in known if not strip.nil}) + note
+
+
+def _system(measured: Figures) -> str:
+    rows = [
+        [escape(name), number(measured[column]["mean"]), number(measured[column]["max"]), unit]
+        for name, column, unit in STRIP
+        if column in measured
+    ]
+    if not rows:
+        return ""
+    head = ("while it was measured", "mean", "most", "")
+    return "<h3>In figures</h3>" + table(head, rows, kinds={3: "unit"}, stacked=False)
+
+
+def _pictures(summary: Figures) -> str:
+    """Those of the first level, each with what it looks like."""
+    if not summary["levels"]:
+        return ""
+    posted = {file["image"]: file for file in summary["pictures"]}
+    rows = []
+    for picture in summary["levels"][0]["images"]:
+        classes = picture["classes"].replace(";", ", ") or "nothing"
+        file = posted.get(picture["image"], {"copies": [], "thumbnail": None, "width": None})
+        size = f"{file['width']}&times;{file['height']}" if file["width"] else "n/a"
+        rows.append(
+            [
+                escape(picture["image"]) + _copies(file["copies"]),
+                _thumbnail(file["thumbnail"], picture["image"], classes),
+                f"{picture['p50']:.1f}",
+                str(picture["count"]),
+                f"{picture['kb']:.0f}",
+                size,
+                escape(classes),
+            ]
+        )
+    head = ("picture", "", "p50, ms", "answers", "kB", "pixels", "found")
+    return table(head, rows, kinds={1: "thumb", 6: "text"})
+
+
+def _copies(names: Sequence[str]) -> str:
+    return f'<br><span class="quiet">also as {escape(", ".join(names))}</span>' if names else ""
+
+
+def _thumbnail(uri: str | None, name: str, classes: str) -> str:
+    alt = f"{name}, in which was found: {classes}"
+    return f'<img src="{escape(uri)}" alt="{escape(alt)}">' if uri else ""
 
 
 def _environment(summary: Figures) -> str:
@@ -239,7 +283,7 @@ def _environment(summary: Figures) -> str:
         f"sha256 {tool['sha256'][:12]}",
     }
     rows = [[name, escape(str(value)).replace("\n", "<br>")] for name, value in facts.items()]
-    return _table(("", ""), rows, text=1)
+    return table(("", ""), rows, kinds={1: "text"}, stacked=False)
 
 
 def _comparison(found: Figures) -> str:
@@ -256,54 +300,20 @@ def _comparison(found: Figures) -> str:
         ]
         for each in found["differences"]
     ]
-    return _section(
+    return section(
         "Compared",
         f"<p>{escape(conclusion(found))}</p><p class='quiet'>old: {escape(found['old'])}<br>new: "
         f"{escape(found['new'])}</p>"
-        + _list(escape(each) for each in found["warnings"])
-        + _table(("", "old", "new", "change", "95 % interval", ""), rows),
+        + bullets(escape(each) for each in found["warnings"])
+        + table(("figure", "old", "new", "change", "95 % interval", "verdict"), rows),
     )
 
 
-def _figure(name: str, caption: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    return (
-        f'<section><figure><img alt="plot: {escape(name)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure></section>"
+def _plot(plot: Drawn, description: str, more: str) -> str:
+    """For a wide page and for a telephone, of which one is shown; and in words."""
+    return section(
+        plot.title,
+        f'<figure><div role="img" aria-label="{escape(description)}">'
+        f'<div class="wide">{plot.wide}</div><div class="narrow">{plot.narrow}</div></div>'
+        f"<figcaption>{escape(plot.caption)}</figcaption></figure>{more}",
     )
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], text: int | None = None) -> str:
-    """`text`: the column that is not numbers. Cells are HTML."""
-
-    def cells(row: Sequence[str]) -> Iterator[str]:
-        for number, cell in enumerate(row):
-            kind = ' class="text"' if number == text else ""
-            yield f"<td{kind}>{cell}</td>"
-
-    lines = "".join(f"<tr>{''.join(cells(row))}</tr>" for row in rows)
-    left = ' class="text"'
-    top = "".join(
-        f"<th{left if number == text else ''}>{escape(each)}</th>"
-        for number, each in enumerate(head)
-    )
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
-def _list(items: Iterable[str]) -> str:
-    lines = "".join(f"<li>{item}</li>" for item in items)
-    return f"<ul>{lines}</ul>" if lines else ""
-
-
-def _with_interval(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return "n/a"
-    if found["low"] is None or found["high"] is None:
-        return f"{found['value']:.1f}"
-    between = f"{found['low']:.1f} to {found['high']:.1f}"
-    return f"{found['value']:.1f}<br><span class='quiet'>{between}</span>"

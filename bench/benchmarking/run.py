@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.benchmarking import console, corpus, environment, plan, server, summary
+from bench.benchmarking import console, corpus, environment, plan, server, summary, thumbnails
 from bench.benchmarking.answers import Answers, golden, load_golden
 from bench.benchmarking.calibrate import ceiling
 from bench.benchmarking.client import Target
@@ -147,6 +147,7 @@ def run(options: Options) -> tuple[Files, Figures]:
             ),
             "host": environment.host(),
             "client": {"ceiling_per_s": most, "request_kb": mean_bytes / 1000},
+            "pictures": thumbnails.described(pictures),
             "answers": [],
         }
         # If this program is killed now, `--report` finds here what no row tells.

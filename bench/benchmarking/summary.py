@@ -17,10 +17,13 @@ from bench.benchmarking.verdict import verdict
 
 SCHEMA = 1
 RECOVERED_REQUESTS = 10  # the last ones of the recovery: it has time to recover
+DECIMALS = 3
+SIGNIFICANT = 6
+"""Digits that a small number keeps: 52.3 ms, as seconds, are more than 0.052."""
 
 
 def summarise(facts: Mapping[str, Any], rows: Sequence[Row], samples: Sequence[Sample]) -> Figures:
-    """`facts` are what no row tells: the parts tool, run, target, host, client and answers."""
+    """`facts` are what no row tells: tool, run, target, host, client, pictures and answers."""
     measured = [row for row in rows if row.phase == "measure"]
     names = list(dict.fromkeys(row.level for row in measured))
     window_s = WINDOW_S if facts["run"]["mode"] == "endurance" else None
@@ -40,6 +43,7 @@ def summarise(facts: Mapping[str, Any], rows: Sequence[Row], samples: Sequence[S
             for name in ("server_rss_mb", "server_fds", "server_threads")
         },
         "client": {**facts["client"], "other_processes": others(during, facts)},
+        "pictures": facts.get("pictures", []),  # which older summaries lack
         "answers": facts["answers"],
     }
     summary["run"] = {**facts["run"], "slo": _slo(facts["run"]["slo"], levels)}
@@ -105,12 +109,13 @@ def unknown_facts(path: Path | str) -> Figures:
         },
         "host": {},
         "client": {"ceiling_per_s": None},
+        "pictures": [],
         "answers": [],
     }
 
 
 def write(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write a summary whole, or not at all; numbers to a thousandth."""
+    """Write a summary whole, or not at all; numbers as `rounded` has them."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(rounded(summary), indent=1, allow_nan=False) + "\n")
     part.replace(path)
@@ -128,14 +133,19 @@ def read(path: Path) -> Figures:
 
 
 def rounded(value: Any) -> Any:
-    """The same, with every number to a thousandth: more digits would be noise."""
+    """The same, with every number to a thousandth, and small ones to six digits: more is noise."""
     if isinstance(value, float):
-        return round(value, 3)
+        return round(value, max(DECIMALS, SIGNIFICANT - 1 - _magnitude(value)))
     if isinstance(value, Mapping):
         return {name: rounded(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(each) for each in value]
     return value
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of its first digit."""
+    return math.floor(math.log10(abs(value))) if value else 0
 
 
 def _slo(asked: Sequence[Mapping[str, Any]], levels: Sequence[Figures]) -> list[Figures]:

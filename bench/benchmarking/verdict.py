@@ -17,7 +17,8 @@ LAG_MS, LAG_SHARE = 10.0, 0.1  # of p50; whichever is more
 DELAY_MS, DELAY_SHARE = 1.0, 0.05  # of p50; whichever is more
 CLIENT_CPU_PCT = 90.0
 CEILING_SHARE = 0.5
-BUSY_NEIGHBOURS = 0.10
+NOTED_NEIGHBOURS = 0.10  # of the computer: worth a word
+BUSY_NEIGHBOURS = 0.25  # of the server's own computer: the figures are theirs as much as its
 HEALTH_MS = 1000.0
 GROWTH_MB_PER_HOUR = 1.0
 STALL = 10.0  # the longest answer, over the median
@@ -36,7 +37,7 @@ class Reason:
 
 def verdict(summary: Mapping[str, Any]) -> Figures:
     """VALID or INVALID, with reasons; and notes, which a reader of the figures should know."""
-    reasons = [*_of_the_run(summary)]
+    reasons = [*_of_the_run(summary), *_of_the_neighbours(summary)]
     for level in summary["levels"]:
         reasons += _of_a_level(level, summary)
     reasons += _of_the_client(summary)
@@ -77,6 +78,18 @@ def _of_the_run(summary: Mapping[str, Any]) -> Iterator[Reason]:
             f"{each['level']}: {each['percentile']} is {found}, asked for at most "
             f"{each['most_ms']:g} ms",
             "See where the time goes, below.",
+        )
+
+
+def _of_the_neighbours(summary: Mapping[str, Any]) -> Iterator[Reason]:
+    """Programs elsewhere don't take from the server what it needs, so they are but noted."""
+    share = summary["client"]["other_processes"]
+    if summary["target"]["local"] and share is not None and share > BUSY_NEIGHBOURS:
+        yield Reason(
+            "neighbours",
+            f"other programs took {100 * share:.0f} % of the server's computer: these figures tell "
+            "of them as much as of the server",
+            "Stop them, or measure again when they rest; the command top names them.",
         )
 
 
@@ -275,12 +288,15 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
     if few:
         texts = [f"{_shown(name)} {GATES[name][1]}" for name in few]
         yield f"n/a: too few requests; it takes for {', '.join(texts)}"
+    copies = sum(len(picture["copies"]) for picture in summary["pictures"])
+    if copies:
+        yield f"{copies} of the files are copies of others, which were posted once"
     if target["local"]:
         share = _mean(system, "client_cpu_pct")
         used = f", and took {share:.0f} % of a core of it" if share is not None else ""
         yield f"the benchmark ran on the server's own computer{used}"
     others = summary["client"]["other_processes"]
-    if others is not None and others > BUSY_NEIGHBOURS:
+    if others is not None and others > NOTED_NEIGHBOURS:
         yield (
             f"other programs took {100 * others:.0f} % of this computer meanwhile: "
             "times are upper bounds"

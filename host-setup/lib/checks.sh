@@ -7,7 +7,12 @@ space"
 
 # Docker needs it for the image, its base, and the builder's layers.
 IMAGE_MIB=3000
-MIB_PER_S_OF_USB3=5000
+MBITS_PER_S_OF_USB3=5000
+# What TensorFlow Lite needs, as /proc/cpuinfo calls it: the instructions of x86-64-v2.
+X86_64_V2="cx16 popcnt sse4_1 sse4_2 ssse3"
+# Older ones answer the system call clone3 with "not permitted", and today's C library then starts
+# no thread; but for runc 1.0.0-rc93 and newer, which some distributions gave them.
+DOCKER_WITH_THREADS=20.10.10
 
 run_checks() {
     local name
@@ -46,7 +51,7 @@ check_architecture() {
     case $machine in
     aarch64) ok architecture "arm64" ;;
     x86_64)
-        for flag in sse4_2 ssse3 popcnt cx16; do
+        for flag in $X86_64_V2; do
             grep --quiet --word-regexp "$flag" "$root/proc/cpuinfo" || {
                 bad architecture "x86-64 without $flag: TensorFlow Lite needs x86-64-v2" \
                     "in a virtual machine, choose the CPU type 'host' or 'x86-64-v2', not kvm64 or qemu64"
@@ -107,7 +112,9 @@ check_secure_boot() {
 }
 
 check_pci_device() {
-    if [ "${#cards[@]}" -gt 0 ]; then
+    if [ -n "$(held_cards)" ]; then
+        bad pci_device "$(held_cards | paste --serial --delimiters ' ')" "${HELD_REMEDIES[@]}"
+    elif [ "${#cards[@]}" -gt 0 ]; then
         ok pci_device "1ac1:089a at ${cards[*]}"
     elif [ "$pcie" = yes ]; then
         bad pci_device "no 1ac1:089a on the PCI bus" "$(pci_remedy)"
@@ -115,6 +122,23 @@ check_pci_device() {
         skip pci_device "none"
     fi
 }
+
+# Cards that another driver has, as vfio-pci has them for a virtual machine.
+held_cards() {
+    local card driver
+    for card in "${cards[@]}"; do
+        driver=$(basename "$(readlink "$root/sys/bus/pci/devices/$card/driver")")
+        case $driver in
+        '' | apex) ;;
+        *) echo "$card is held by the driver $driver;" ;;
+        esac
+    done
+}
+
+HELD_REMEDIES=(
+    "vfio-pci, pci-stub and pciback hold it for a virtual machine: run Reef in that one, or take the card from it and start this host again"
+    "any other: echo ADDRESS | sudo tee /sys/bus/pci/devices/ADDRESS/driver/unbind; then: $INSTALL_DRIVER"
+)
 
 pci_remedy() {
     if is_container; then
@@ -157,7 +181,7 @@ check_usb_speed() {
     [ "${#sticks[@]}" -gt 0 ] || { skip usb_speed "no stick" && return; }
     for stick in "${sticks[@]}"; do
         speed=$(content "/sys/bus/usb/devices/$stick/speed")
-        if [ "${speed%%.*}" -ge "$MIB_PER_S_OF_USB3" ] 2>/dev/null; then
+        if [ "${speed%%.*}" -ge "$MBITS_PER_S_OF_USB3" ] 2>/dev/null; then
             ok usb_speed "$stick: $speed Mbit/s"
         else
             warn usb_speed "$stick: ${speed:-?} Mbit/s: several times slower than on USB 3" \
@@ -166,8 +190,19 @@ check_usb_speed() {
     done
 }
 
+driver_matters() {
+    if [ "$pcie" = no ]; then
+        skip "$1" "needed for M.2 and PCIe only"
+    elif [ "${#cards[@]}" -gt 0 ] && [ "$(held_cards | wc -l)" -eq "${#cards[@]}" ]; then
+        skip "$1" "another driver holds the card"
+    else
+        return 0
+    fi
+    return 1
+}
+
 check_driver_present() {
-    [ "$pcie" = yes ] || { skip driver_present "needed for M.2 and PCIe only" && return; }
+    driver_matters driver_present || return 0
     if [ -n "$(dkms_versions)" ]; then
         ok driver_present "gasket $(dkms_versions | paste --serial --delimiters ' ') in DKMS"
     elif [ -n "$(driver_module '')" ] || driver_loaded; then
@@ -178,15 +213,11 @@ check_driver_present() {
 }
 
 driver_remedy() {
-    if is_container; then
-        echo "on the host: sudo host-setup/host-setup.sh install --pcie"
-    else
-        echo "sudo host-setup/host-setup.sh install --pcie"
-    fi
+    if is_container; then echo "on the host: $INSTALL_DRIVER"; else echo "$INSTALL_DRIVER"; fi
 }
 
 check_driver_built() {
-    [ "$pcie" = yes ] || { skip driver_built "needed for M.2 and PCIe only" && return; }
+    driver_matters driver_built || return 0
     if [ -n "$(driver_module '')" ]; then
         ok driver_built "for $kernel"
     elif driver_loaded; then
@@ -207,7 +238,7 @@ built_remedy() {
 }
 
 check_driver_loaded() {
-    [ "$pcie" = yes ] || { skip driver_loaded "needed for M.2 and PCIe only" && return; }
+    driver_matters driver_loaded || return 0
     if driver_loaded; then
         ok driver_loaded "version $(content /sys/module/apex/version)"
     else
@@ -218,17 +249,34 @@ check_driver_loaded() {
 
 check_node() {
     local nodes
-    [ "$pcie" = yes ] || { skip node "needed for M.2 and PCIe only" && return; }
+    driver_matters node || return 0
     nodes=$(apex_nodes | paste --serial --delimiters ' ')
     if [ -n "$nodes" ] && [ "$(wc -w <<<"$nodes")" -lt "${#cards[@]}" ]; then
         bad node "${#cards[@]} cards, but only $nodes" "${NODE_REMEDIES[@]}"
     elif [ -n "$nodes" ]; then
         ok node "$nodes"
+    elif [ -n "$(no_nodes)" ]; then
+        bad node "no device node: $(no_nodes)" \
+            "remove it, and pass the node on while the host has it: Docker's --volume makes a folder where there is none, LXC's create=file an empty file"
     elif is_container; then
         bad node "no /dev/apex_0 in this container" "pass it on from the host (docs/host-setup.md, LXC)"
     else
         bad node "no /dev/apex_0: the driver doesn't drive a card" "${NODE_REMEDIES[@]}"
     fi
+}
+
+# What is called like a node and is none.
+no_nodes() {
+    local path
+    for path in "$root"/dev/apex_*; do
+        if [ -c "$path" ]; then
+            continue
+        elif [ -d "$path" ]; then
+            echo "${path#"$root"} is a folder"
+        elif [ -e "$path" ]; then
+            echo "${path#"$root"} is a file"
+        fi
+    done | paste --serial --delimiters ' '
 }
 
 NODE_REMEDIES=(
@@ -333,12 +381,18 @@ check_docker() {
         bad docker "the engine doesn't answer" "sudo systemctl start docker; and: sudo usermod --append --groups docker \$USER"
         return
     }
-    if [ "${version%%.*}" -ge 20 ] 2>/dev/null; then
+    if [ "$(newest "$version" "$DOCKER_WITH_THREADS")" = "$version" ]; then
         ok docker "$version"
+    elif [ "$(newest "$version" 20.10)" = "$version" ]; then
+        warn docker "$version: before $DOCKER_WITH_THREADS, containers of today's Debian may not be let start threads" \
+            "if the container ends with 'can't start a thread': install a newer Docker, or runc 1.0.0-rc93 with libseccomp 2.5"
     else
         bad docker "$version; Reef needs 20.10 or newer" "install a newer Docker"
     fi
 }
+
+# The newer of two versions.
+newest() { printf '%s\n' "$@" | sort --version-sort | tail -n 1; }
 
 # Version and security options; nothing where no engine answers.
 read_docker() { docker_says=$(docker info --format '{{.ServerVersion}}|{{.SecurityOptions}}' 2>/dev/null || true); }

@@ -28,9 +28,9 @@ key_is_enrolled() {
 
 old_driver_remedy() {
     if [ "$(dpkg-query --show --showformat '${db:Status-Status}' gasket-dkms 2>/dev/null)" = installed ]; then
-        echo "sudo apt-get purge gasket-dkms; then: sudo host-setup/host-setup.sh install --pcie"
+        echo "sudo apt-get purge gasket-dkms; then: $INSTALL_DRIVER"
     else
-        echo "sudo dkms remove gasket/$1 --all; then: sudo host-setup/host-setup.sh install --pcie"
+        echo "sudo dkms remove gasket/$1 --all; then: $INSTALL_DRIVER"
     fi
 }
 
@@ -39,6 +39,7 @@ old_driver_remedy() {
 preflight_driver() {
     local version
     ! is_container || stop "this is a container, and drivers are the host's" "$(driver_remedy)"
+    [ -z "$(held_cards)" ] || stop "$(held_cards | paste --serial --delimiters ' ')" "${HELD_REMEDIES[@]}"
     # One that is built for this kernel stays, whoever made it.
     if [ -n "$(driver_module '')" ] && [ -z "$source" ]; then return; fi
     for version in $(dkms_versions); do

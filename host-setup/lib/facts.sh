@@ -2,6 +2,7 @@
 # What this host is, read once. `root` is a tree that stands in for the host's.
 
 GROUP=apex
+INSTALL_DRIVER="sudo host-setup/host-setup.sh install --pcie"
 FOLDER=$(cd "$HERE/.." && pwd)
 STATE=/var/lib/reef-host-setup
 APEX_RULES=/etc/udev/rules.d/99-reef-apex.rules

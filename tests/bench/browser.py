@@ -59,6 +59,12 @@ class Page:
         self("Emulation.setDeviceMetricsOverride", width=width, height=height,
              deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
 
+    def prefer(self, scheme: str) -> None:
+        """Let the page's reader like a light or a dark screen."""
+        self("Emulation.setEmulatedMedia", features=[
+            {"name": "prefers-color-scheme", "value": scheme}
+        ])  # fmt: skip
+
     def screenshot(self) -> str:
         """All of the page, as a PNG in base 64."""
         return str(self("Page.captureScreenshot", captureBeyondViewport=True)["data"])

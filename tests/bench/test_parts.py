@@ -1,5 +1,6 @@
 """The tool's parts: its options, the pictures it sends, how it judges answers, its files."""
 
+import base64
 import io
 import itertools
 import json
@@ -7,9 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from bench.benchmarking import console, corpus, environment, options, server, system
+from bench.benchmarking import (
+    console,
+    corpus,
+    environment,
+    options,
+    server,
+    system,
+    thumbnails,
+)
 from bench.benchmarking.answers import Answers, difference, load_golden
 from bench.benchmarking.client import Target
 from bench.benchmarking.errors import WrongUsage
@@ -105,7 +114,10 @@ def test_the_servers_own_key_is_for_the_server_beside_it_only(
 @pytest.mark.parametrize("kind", FORMATS)
 def test_built_in_pictures_are_in_the_format_asked_for(kind: str) -> None:
     pictures = corpus.built_in((64, 48), [kind])
-    assert len({each.content for each in pictures}) == len(pictures) == 6
+    assert [picture.name for picture in pictures] == [
+        f"{name}.{kind}" for name in ("cat", "coffee", "person")
+    ]
+    assert len({picture.content for picture in pictures}) == len(pictures)
     for each in pictures:
         with Image.open(io.BytesIO(each.content)) as opened:
             assert (opened.format, opened.size) == (FORMATS[kind], (64, 48))
@@ -129,6 +141,51 @@ def test_a_salt_changes_the_file_and_not_the_picture(kind: str) -> None:
 def test_folders_give_their_pictures() -> None:
     found = corpus.from_files([PICTURES])
     assert [each.name for each in found] == ["chelsea.png", "coffee.png"]
+
+
+def test_built_in_pictures_are_different_to_the_eye() -> None:
+    """Neither the same nor mirrored under another name, of any size."""
+    for size in ((640, 480), (1920, 1080)):
+        seen: set[bytes] = set()
+        for picture in corpus.built_in(size, ["png"]):
+            with Image.open(io.BytesIO(picture.content)) as opened:
+                views = {opened.tobytes(), ImageOps.mirror(opened).tobytes()}
+            assert not views & seen
+            seen |= views
+
+
+def test_equal_files_are_one_picture_that_knows_its_copies(tmp_path: Path) -> None:
+    for name, colour in (("a", 10), ("b", 99), ("c", 10), ("d", 10)):
+        (tmp_path / f"{name}.png").write_bytes(flat((colour, 0, 0), kind="PNG"))
+    pictures = corpus.from_files([tmp_path])
+    assert {picture.name: picture.copies for picture in pictures} == {
+        "a.png": ("c.png", "d.png"), "b.png": ()
+    }  # fmt: skip
+
+
+def test_a_thumbnail_is_small_and_the_picture() -> None:
+    (cat, *_) = thumbnails.described(corpus.built_in((1920, 1080), ["jpeg"]))
+    assert (cat["width"], cat["height"]) == (1920, 1080)
+    head, _, content = cat["thumbnail"].partition(",")
+    assert (head, len(content) < 12_000) == ("data:image/jpeg;base64", True)
+    with Image.open(io.BytesIO(base64.b64decode(content))) as opened:
+        assert opened.size == (144, 81)
+        assert len(set(opened.convert("L").tobytes())) > 100  # it is not blank
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_every_kind_of_picture_has_a_thumbnail(mode: str) -> None:
+    file = io.BytesIO()
+    Image.new(mode, (300, 200)).save(file, "JPEG" if mode == "CMYK" else "PNG")
+    (shown,) = thumbnails.described([corpus.Picture("a", "png", file.getvalue())])
+    assert shown["thumbnail"]
+
+
+def test_a_broken_picture_has_none_and_stops_nothing() -> None:
+    whole = flat((1, 2, 3), kind="JPEG")
+    broken = [whole[:4], whole[: len(whole) // 2], b"RIFF1234", b""]
+    shown = thumbnails.described([corpus.Picture("a", "jpeg", content) for content in broken])
+    assert [picture["thumbnail"] for picture in shown] == [None] * 4
 
 
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_notes_say_what_a_reader_should_know() -> None:
 @pytest.mark.parametrize(
     ("values", "local", "code", "remedy"),
     [
-        ({"cpu_pct": 97.0}, True, "processor", "Edge TPU"),
+        ({"cpu_pct": 97.0, "server_cpu_pct": 180.0}, True, "processor", "Edge TPU"),
         ({"cpu_pct": 97.0}, False, "latency", "more clients at once"),
         ({"server_cpu_pct": 190.0}, False, "processor", "more cores"),
         ({"device_busy_pct": 150.0}, False, "latency", "more clients at once"),
@@ -157,6 +157,69 @@ def test_the_bottleneck_is_named_with_its_remedy(
     found = summary(steady(200), samples(5, **values), local=local)["bottleneck"]
     assert found["code"] == code
     assert remedy in found["remedy"]
+
+
+HARDWARE = re.compile("edge tpu|processor|device|cores|model|network|memory", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("device", ["cpu", "pci:0"])
+@pytest.mark.parametrize(
+    ("server", "computer", "share"),
+    [(60.0, 97.5, "65 %"), (10.0, 98.0, "90 %"), (20.0, 52.5, "40 %"), (125.0, 99.0, "34 %")],
+)
+def test_busy_neighbours_are_blamed_and_no_hardware_is_recommended(
+    device: str, server: float, computer: float, share: str
+) -> None:
+    """Of two cores, this client takes 2.5 % and the server half of what it takes of a core."""
+    sampled = samples(5, cpu_pct=computer, server_cpu_pct=server, device_busy_pct=95.0)
+    judged = summary(made(steady(700), device=device), sampled, local=True)
+    assert codes(judged) == {"neighbours"}
+    assert f"other programs took {share} of the server's computer" in text(judged).replace(
+        "\n  ", " "
+    )
+    limit = judged["bottleneck"]
+    assert limit["code"] == "neighbours"
+    assert f"they took {share} of it" in limit["seen"]
+    assert not HARDWARE.search(limit["remedy"])
+
+
+def test_neighbours_that_are_late_themselves_are_blamed_before_the_client() -> None:
+    judged = summary(steady(700), samples(5, cpu_pct=99.0, loop_lag_ms=20.0), local=True)
+    assert codes(judged) == {"neighbours", "loop_lag"}
+    assert judged["bottleneck"]["code"] == "neighbours"
+
+
+@pytest.mark.parametrize(
+    ("server", "computer", "code"),
+    [
+        (160.0, 98.0, "neighbours"),  # 15.5 %, and nothing is left
+        (60.0, 48.0, "latency"),  # as much, and there is room
+        (175.0, 94.0, "processor"),  # 4 % are nobody's fault
+    ],
+)
+def test_few_neighbours_are_blamed_only_where_no_room_is_left(
+    server: float, computer: float, code: str
+) -> None:
+    sampled = samples(5, cpu_pct=computer, server_cpu_pct=server)
+    judged = summary(steady(700), sampled, local=True)
+    assert codes(judged) == set()
+    assert judged["bottleneck"]["code"] == code
+
+
+def test_neighbours_elsewhere_are_blamed_for_the_way_and_not_for_the_inference() -> None:
+    busy = samples(5, cpu_pct=90.0)
+    slow_way = made(steady(700, 60.0), srv_total_ms=16.0)
+    assert summary(slow_way, busy)["bottleneck"]["code"] == "neighbours"
+    assert summary(steady(700), busy)["bottleneck"]["code"] == "latency"
+    assert codes(summary(slow_way, busy)) == set()
+
+
+def test_a_full_processor_that_nobody_explains_is_no_reason_to_buy_another() -> None:
+    unknown = samples(5, cpu_pct=99.0, server_cpu_pct=None)
+    judged = summary(steady(700), unknown, local=True)["bottleneck"]
+    assert judged["code"] == "processor"
+    assert "not known" in judged["seen"]
+    assert "Edge TPU" not in judged["remedy"]
 
 
 def test_another_device_is_what_helps_an_edge_tpu() -> None:

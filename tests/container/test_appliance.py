@@ -1,71 +1,32 @@
 """`make up` and its kin, from this checkout; project and image have names of their own."""
 
-import json
 import os
 import re
-import shlex
-import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from tests.client import ENVIRON, free_port
-from tests.container.engine import Container, Said, docker, told
+from tests.client import free_port
+from tests.container.checkout import BUILD_S, Checkout, curl_line, detects
+from tests.container.engine import Container, docker, told
 from tests.container.nodes import MAY_OPEN, Dev
+from tests.container.test_compose import COMPOSES, missing
 from tests.support import ROOT
 
-BUILD_S = 900  # where nothing of the image is in the builder's cache
 LACKS = "this image lacks libedgetpu"
-NOBODY = "127.0.0.1:9"  # of the build's own network, where nothing listens
+KEY = "correct-horse-battery-staple"
 
 pytestmark = pytest.mark.timeout(BUILD_S, func_only=True)
 
 
-@dataclass
-class Checkout:
-    """This checkout, with variables that tell it apart from what a developer runs from it."""
-
-    environ: dict[str, str]
-    image: str
-    folder: Path = ROOT
-
-    @property
-    def project(self) -> str:
-        """What Compose calls it."""
-        return self.environ["COMPOSE_PROJECT_NAME"]
-
-    @property
-    def mirror(self) -> str:
-        """A site for the Edge TPU's files that can't be reached, and that nobody else asks."""
-        return f"http://{NOBODY}/{self.project}"
-
-    def make(self, target: str, **variables: str) -> Said:
-        """`make target`, to its end."""
-        done = subprocess.run(
-            ["make", "--no-print-directory", target],
-            cwd=self.folder,
-            env=self.environ | variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_S,
-            check=False,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    project = f"reef-test-{uuid4().hex[:8]}"
-    image = f"reef:{project}"
-    own = {"COMPOSE_PROJECT_NAME": project, "REEF_IMAGE": image, "REEF_PORT": str(free_port())}
-    own |= {"HOST_ROOT": str(tmp_path)}  # a computer without an Edge TPU, whatever this one has
-    return Checkout(ENVIRON | own, image)
+    return Checkout.make_own(tmp_path / "host")
 
 
 @pytest.fixture
@@ -75,14 +36,24 @@ def builder(image: str, checkout: Checkout) -> Iterator[Checkout]:
     if "REEF_IMAGE" in os.environ:
         pytest.skip("it builds images, but REEF_IMAGE names the one to test")
     yield checkout
-    label = ("--quiet", "--filter", f"label=com.docker.compose.project={checkout.project}")
-    for kind, every in (("container", ("--all",)), ("network", ()), ("volume", ())):
-        for found in told(kind, "ls", *every, *label).split():
-            docker(kind, "rm", *(("--force",) if kind != "network" else ()), found)
-    for found in told("container", "ls", "--all", "--quiet").split():  # the classic builder's
-        if checkout.mirror in docker("inspect", "--format", "{{json .Config.Cmd}}", found).out:
-            docker("rm", found)
-    docker("image", "rm", checkout.image)
+    checkout.remove()
+
+
+@pytest.fixture
+def copy(builder: Checkout, tmp_path: Path) -> Checkout:
+    """The builder in a folder of its own, whose name has a space, without the Edge TPU's files."""
+    copied = builder.copied_to(tmp_path / "my reef")
+    copied.environ["EDGETPU"] = "none"
+    return copied
+
+
+@contextmanager
+def listening() -> Iterator[int]:
+    """A port of 127.0.0.1 that somebody has."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield int(taken.getsockname()[1])
 
 
 def test_up_ends_with_a_curl_line_that_works_and_down_removes_it(builder: Checkout) -> None:
@@ -91,20 +62,16 @@ def test_up_ends_with_a_curl_line_that_works_and_down_removes_it(builder: Checko
     address = f"http://127.0.0.1:{builder.environ['REEF_PORT']}"
     assert f"Reef is ready: {address}\n" in up.out
     assert re.search(r"^device cpu \(.+\): ready; efficientdet_lite0$", up.out, re.MULTILINE)
-    (line,) = (line for line in up.out.splitlines() if line.startswith("  curl "))
-    answer = subprocess.run(
-        [*shlex.split(line), "--silent"], cwd=ROOT, capture_output=True, check=True
-    ).stdout
-    assert json.loads(answer)["predictions"][0]["class"] == "person"
+    assert detects(curl_line(up.out), builder)
     status = builder.make("status")
     assert status.status == 0
     assert address in status.out
+    doctor = builder.make("doctor")
+    assert re.search(r"^OK      Docker .+ and Compose .+$", doctor.out, re.MULTILINE)
+    assert "no Reef answers" not in doctor.out
     down = builder.make("down")
     assert down.status == 0
     assert builder.make("status").status != 0
-
-
-KEY = "correct-horse-battery-staple"
 
 
 @pytest.mark.parametrize("where", ["shell", "file"])
@@ -132,14 +99,10 @@ def test_with_a_key_the_curl_line_that_is_printed_brings_it(
                 break
             time.sleep(0.5)
         assert status.status == 0, status.err
-        (line,) = (line for line in status.out.splitlines() if line.startswith("  curl "))
         assert KEY not in status.out + status.err
+        line = curl_line(status.out)
         line = line.replace("YOUR_KEY", KEY) if where == "file" else line
-        answer = subprocess.run(
-            ["bash", "-c", f"{line} --silent"],
-            cwd=ROOT, env=environ, capture_output=True, check=True,
-        ).stdout  # fmt: skip
-        assert json.loads(answer)["predictions"][0]["class"] == "person"
+        assert detects(line, Checkout(environ, image))
     finally:
         subprocess.run(
             [*compose, "down", "--volumes"], cwd=ROOT, env=environ, check=True, capture_output=True
@@ -151,31 +114,147 @@ def test_with_a_key_the_curl_line_that_is_printed_brings_it(
     ("in_file", "port", "said"),
     [
         (f"REEF_APIKEY={KEY}\n", "5056", "REEF_APIKEY in .env: no such setting"),
+        ("REEF_HOST=0.0.0.0\n", "5056", "REEF_BIND names the address"),
+        ("REEF_PORT 5056\n", "5056", ".env, line 1: takes the form NAME=value"),
         ("", "five", "a setting in .env or the environment is wrong"),
     ],
-    ids=["a misspelt one, which Compose would drop", "one that Compose can't take"],
+    ids=["misspelt", "fixed in the container", "no assignment", "not for Compose"],
 )
 def test_up_refuses_a_wrong_setting_before_it_builds(
     in_file: str, port: str, said: str, checkout: Checkout, tmp_path: Path
 ) -> None:
-    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    for name in ("Makefile", "compose.yaml", ".env.example"):
-        shutil.copy2(ROOT / name, tmp_path / name)
-    (tmp_path / ".env").write_text(in_file)
-    checkout.folder = tmp_path
-    up = checkout.make("up", REEF_PORT=port)
+    copied = checkout.copied_to(tmp_path / "copy")
+    copied.env_file.write_text(in_file)
+    up = copied.make("up", REEF_PORT=port)
     assert up.status != 0
     assert said in up.err
     assert "building" not in up.err
 
 
-def test_up_says_why_it_failed_with_the_last_lines_of_the_log(builder: Checkout) -> None:
-    up = builder.make("up", REEF_MIN_SCORE="2")
+def test_up_says_why_it_failed_with_the_last_lines_of_the_log(copy: Checkout) -> None:
+    """What only shows once it serves: an Edge TPU was asked for, and none is there."""
+    (copy.folder / "scripts/appliance.sh").write_text(
+        (ROOT / "scripts/appliance.sh").read_text().replace("READY_S=120", "READY_S=3")
+    )
+    up = copy.make("up", f"PORT={free_port()}", REEF_DEVICES="usb", REEF_CPU_FALLBACK="off")
     assert up.status != 0
-    assert "Traceback" not in up.err
+    assert "not ready after 3 s: " in up.err
     assert "the last lines of its log" in up.err
-    assert "reef: REEF_MIN_SCORE: takes a number from 0 to 1, not '2'" in up.err
+    assert "Listening on 0.0.0.0 port 5000" in up.err
+    assert "Traceback" not in up.err
     assert "Reef is ready" not in up.out
+
+
+def test_what_stands_on_makes_command_line_stays_until_it_is_changed(copy: Checkout) -> None:
+    first, second = free_port(), free_port()
+    up = copy.make("up", f"PORT={first}")
+    assert "REEF_PORT is kept in .env" in up.err
+    assert copy.env_file.read_text() == f"REEF_PORT={first}\n"
+    assert copy.env_file.stat().st_mode & 0o077 == 0
+    again = copy.make("up", REEF_MAX_RESULTS="7")
+    assert f"Reef is ready: http://127.0.0.1:{first}\n" in again.out
+    assert "of the shell, for this time only: REEF_IMAGE REEF_MAX_RESULTS" in again.err
+    changed = copy.make("up", f"PORT={second}", f"REEF_API_KEY={KEY}", "REEF_BIND=0.0.0.0")
+    assert f"Reef is ready: http://127.0.0.1:{second}\n" in changed.out
+    lines = sorted(copy.env_file.read_text().splitlines())
+    assert lines == [f"REEF_API_KEY={KEY}", "REEF_BIND=0.0.0.0", f"REEF_PORT={second}"]
+    assert KEY not in changed.out + changed.err
+    assert detects(curl_line(changed.out), copy)
+    assert "has no key" not in changed.err
+    assert "other computers reach it, and it has no key" in copy.make("up", "REEF_API_KEY=").err
+
+
+def test_an_env_that_windows_wrote_names_the_image_that_is_built(copy: Checkout) -> None:
+    del copy.environ["REEF_IMAGE"], copy.environ["EDGETPU"]
+    port = free_port()
+    text = f'\ufeffREEF_IMAGE="{copy.image}"\r\nexport EDGETPU = none\r\nREEF_PORT={port}\r\n'
+    copy.env_file.write_bytes(text.encode())
+    up = copy.make("up")
+    assert up.status == 0, up.err
+    assert f"Reef is ready: http://127.0.0.1:{port}\n" in up.out
+    (container,) = copy.containers()
+    assert Container(container).inspect()["Config"]["Image"] == copy.image
+
+
+def test_a_wrong_setting_or_a_taken_port_leaves_what_serves_alone(copy: Checkout) -> None:
+    assert copy.make("up", f"PORT={free_port()}").status == 0
+    kept, serving = copy.env_file.read_text(), copy.containers()
+    with listening() as taken:
+        refused = copy.make("up", f"PORT={taken}")
+    assert refused.status != 0
+    assert f"port {taken} of 127.0.0.1 can't be opened" in refused.err
+    wrong = copy.make("up", "REEF_MIN_SCORE=2", "REEF_QUEUE=none")
+    assert wrong.status != 0
+    assert "REEF_MIN_SCORE" in wrong.err
+    assert "REEF_QUEUE" in wrong.err
+    assert "what served before still does" in wrong.err
+    unreadable = copy.make("up", "REEF_MODEL=/models/none.tflite")
+    assert unreadable.status != 0
+    assert "/models/none.tflite" in unreadable.err
+    assert copy.containers() == serving
+    assert Container(serving[0]).is_ready()
+    assert copy.env_file.read_text() == kept
+
+
+def test_a_folder_that_is_missing_is_refused_and_not_made(copy: Checkout) -> None:
+    missing_folder = copy.folder / "no such folder"
+    up = copy.make("up", f"REEF_MODELS={missing_folder}")
+    assert up.status != 0
+    assert f"REEF_MODELS: there is no folder {missing_folder}; create it" in up.err
+    assert not missing_folder.exists()
+
+
+def test_models_come_from_a_volume_that_is_named(copy: Checkout, volume: str) -> None:
+    none = copy.make("up", "REEF_MODELS=no-such-volume")
+    assert none.status != 0
+    assert "there is no volume no-such-volume; 'docker volume create" in none.err
+    up = copy.make("up", f"REEF_MODELS={volume}", f"PORT={free_port()}")
+    assert up.status == 0, up.err
+    (container,) = copy.containers()
+    mounts = Container(container).inspect()["Mounts"]
+    assert {each["Destination"]: each.get("Name") for each in mounts}["/models"] == volume
+    assert copy.make("down").status == 0
+    assert docker("volume", "inspect", volume).status == 0
+
+
+@pytest.mark.parametrize("version", COMPOSES)
+def test_a_fresh_clone_with_a_kept_env_can_be_taken_down(
+    version: str, copy: Checkout, tmp_path: Path
+) -> None:
+    if why := missing(COMPOSES[version]):
+        pytest.skip(why)
+    if version == "1.29":
+        copy.environ["DOCKER_CONFIG"] = str(tmp_path)  # where no plugin is
+    copy.env_file.write_text("COMPOSE_FILE=compose.yaml:compose.devices.yaml\n")
+    down = copy.make("down")
+    assert down.status == 0, down.err
+
+
+def test_a_checkout_that_only_its_owner_can_read_becomes_an_image_that_works(
+    copy: Checkout,
+) -> None:
+    """umask 077. The build's last step serves a picture as nobody in particular."""
+    for path in copy.folder.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    built = copy.make("image")
+    assert built.status == 0, built.err
+    modes = told(
+        *("run", "--rm", "--entrypoint", "find", copy.image),
+        *("/opt/reef", "-not", "-type", "l", "-not", "-perm", "-o+r"),
+    )
+    assert modes == ""
+
+
+def test_an_image_that_can_not_be_pulled_is_told_as_that(copy: Checkout) -> None:
+    up = copy.make(
+        *("up", f"PORT={free_port()}", "COMPOSE_FILE=compose.yaml:compose.tls.yaml"),
+        *("REEF_TLS_NAME=reef.test", f"REEF_TLS_PORT={free_port()}", "REEF_CADDY=127.0.0.1:9/none"),
+    )
+    assert up.status != 0
+    assert "127.0.0.1:9/none could not be pulled" in up.err
+    assert "REEF_CADDY" in up.err
+    assert "PORT=" not in up.err
+    assert copy.containers() == []
 
 
 def test_without_an_edge_tpu_it_goes_on_without_its_files_and_says_so(
@@ -197,12 +276,17 @@ def test_with_an_edge_tpu_it_stops_and_says_why(
         write(tmp_path / "sys/bus/pci/devices/0000:03:00.0", vendor="0x1ac1", device="0x089a")
     else:
         write(tmp_path / "sys/bus/usb/devices/2-1", idVendor="18d1", idProduct="9302")
-    built = builder.make("image", EDGETPU_MIRROR=builder.mirror)
+    before = told(*LEFT).split()
+    built = builder.make("image", EDGETPU_MIRROR=builder.mirror, HOST_ROOT=str(tmp_path))
     assert built.status != 0
     assert f"this computer has an Edge TPU ({bus} " in built.err
     assert "is required: 127.0.0.1:9 could not be reached" in built.out + built.err
     assert "EDGETPU=none builds for the CPU alone" in built.err
     assert docker("image", "inspect", builder.image).status != 0
+    assert told(*LEFT).split() == before
+
+
+LEFT = ("container", "ls", "--all", "--quiet", "--filter", "status=exited")
 
 
 def write(folder: Path, **files: str) -> None:
@@ -216,15 +300,10 @@ def test_a_card_that_went_does_not_stop_make_up(builder: Checkout, tmp_path: Pat
     """The overlay of before names a node that is gone: a container with it would not start."""
     dev = Dev(tmp_path / "host")
     dev.card(0)
-    folder = tmp_path / "checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    builder.folder = folder
+    builder = builder.copied_to(tmp_path / "checkout")
+    folder = builder.folder
     builder.environ["HOST_ROOT"] = str(dev.root)
+    builder.environ["REEF_PORT"] = str(free_port())
     first = builder.make("up", EDGETPU="none")
     assert first.status == 0, first.err
     (found,) = told("ps", "--quiet", "--filter", f"ancestor={builder.image}").split()

@@ -1,7 +1,9 @@
 """What is in the image, and what must not be: in its files, in its layers, in its description."""
 
+import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 from typing import Any
@@ -108,6 +110,29 @@ def test_python_has_nothing_left_to_compile(shared: Container) -> None:
     python, *_ = shared.inside("command", 1)
     said = shared.exec(python, "-c", INSIDE, "uncompiled", '["app.server", "app.devices.worker"]')
     assert json.loads(said.out) == [], said.err
+
+
+@pytest.mark.skipif("REEF_IMAGE" in os.environ, reason="REEF_IMAGE may be of other sources")
+def test_it_is_made_of_these_sources(shared: Container) -> None:
+    """An image of last week would pass every other test."""
+    listed = shared.exec("sh", "-c", "cd /opt/reef && find app -name '*.py' -exec sha256sum {} +")
+    built = {path: digest for digest, path in map(str.split, listed.out.splitlines())}
+    here = {
+        str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (ROOT / "app").rglob("*.py")
+    }
+    assert built == here
+
+
+def test_everybody_may_read_what_is_ours(files: list[File]) -> None:
+    """Whatever the umask of the checkout was: any user may run it."""
+    closed = [
+        file.path
+        for file in files
+        if file.path.startswith(OURS) and file.kind in ("file", "folder")
+        if file.mode & (0o005 if file.kind == "folder" else 0o004) == 0
+    ]
+    assert closed == []
 
 
 # ---------------------------------------------------------------------------- description

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from tests.client import ENVIRON, Client, free_port, picture
+from tests.container.checkout import BUILD_S, Checkout, curl_line, detects
 from tests.container.engine import IMAGE, LABEL, docker, told
 from tests.support import ROOT
 
@@ -158,3 +160,38 @@ def test_a_connection_without_tls_gets_no_answer_of_reef(caller: Caller) -> None
     assert b'"ok"' not in answer.read()
     connection.close()
     assert json.dumps(caller.get("/ready")[1]["ready"]) == "true"
+
+
+@pytest.mark.timeout(BUILD_S, func_only=True)
+def test_make_up_tells_how_to_reach_it_over_tls(caddy: str, tmp_path: Path) -> None:
+    """With an authority of Caddy's own, from a checkout that only its owner can read."""
+    if "REEF_IMAGE" in os.environ:
+        pytest.skip("it builds an image, but REEF_IMAGE names the one to test")
+    checkout = Checkout.make_own(tmp_path / "host").copied_to(tmp_path / "reef")
+    caddyfile = checkout.folder / "deploy" / "Caddyfile"
+    caddyfile.chmod(0o600)
+    if os.getuid() == 0:
+        os.chown(caddyfile, 65534, 65534)
+    port = free_port()
+    settings = {
+        "COMPOSE_FILE": "compose.yaml:compose.tls.yaml",
+        "EDGETPU": "none",
+        "PORT": str(free_port()),
+        "REEF_API_KEY": KEY,
+        "REEF_CADDY": caddy,
+        "REEF_TLS_NAME": NAME,
+        "REEF_TLS_PORT": str(port),
+    }
+    try:
+        up = checkout.make("up", *(f"{name}={value}" for name, value in settings.items()))
+        assert up.status == 0, up.err
+        assert f"Reef is ready: https://{NAME}:{port}\n" in up.out
+        assert "--cacert build/tls-root.crt" in curl_line(up.out)
+        assert "has no key" not in up.err
+        assert detects(curl_line(up.out), checkout)
+        status = checkout.make("status")
+        assert status.status == 0, status.err
+        assert curl_line(status.out) == curl_line(up.out)
+    finally:
+        checkout.make("down")
+        checkout.remove()

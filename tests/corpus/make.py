@@ -5,6 +5,8 @@
 """
 
 import io
+import itertools
+import re
 import struct
 import sys
 import zipfile
@@ -18,6 +20,7 @@ from PIL import Image
 
 from tests.support import (
     GREY,
+    PNG_MAGIC,
     RED,
     claiming,
     encode,
@@ -146,6 +149,74 @@ def _large(progressive: bool) -> bytes:
     return encode(Image.new("L", (9000, 9000), 200), "JPEG", quality=30, progressive=progressive)
 
 
+END_OF_JPEG = b"\xff\xd9"
+
+
+def segment(marker: int, content: bytes, length: int | None = None) -> bytes:
+    """A segment of a JPEG, of a length of its own or of one that isn't."""
+    length = len(content) + 2 if length is None else length
+    return b"\xff" + bytes((marker,)) + struct.pack(">H", length) + content
+
+
+DAMAGED_SEGMENTS = {
+    "tem": b"\xff\x01",
+    "a_restart": b"\xff\xd3",
+    "fill_bytes": b"\xff\xff\xff",
+    "garbage": segment(0xFE, b"a comment") + b"garbage\0\xff\0",
+    "short_jfif": segment(0xE0, b"JFIF\0\1"),
+    "empty_jfif": segment(0xE0, b""),
+    "short_adobe": segment(0xEE, b"Adobe"),
+    "cut_photoshop": segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\x10\0\1"),
+    "a_lost_profile": segment(0xE2, b"ICC_PROFILE\0\2\3" + bytes(40)),
+    "a_resolution_of_nothing": segment(0xE1, exif_entry(5, 1, b"\x28\0\0\0", tag=0x011A)),
+    "a_resolution_of_one_byte": segment(0xE1, exif_entry(1, 1, b"\0\0\0\0", tag=0x011A)),
+    "exif_in_circles": segment(0xE1, exif_entry(4, 1, b"\x08\0\0\0", tag=0x8769)),
+    "pictures_nowhere": segment(0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
+    "an_unknown_segment": segment(0xF7, b"abc"),
+    "a_length_too_short": segment(0xFE, b"a comment of some length", 7),
+    "a_length_too_long": segment(0xFE, b"a comment of some length", 40),
+    "a_length_of_nothing": segment(0xFE, b"a comment", 0),
+    "a_length_past_the_end": segment(0xE1, b"Exif\0\0II*\0", 0xFFFF),
+    "a_thumbnail_of_a_wrong_length": segment(0xE1, b"Exif\0\0" + _small("JPEG"), 300),
+}
+"""What may stand behind a JPEG's first marker."""
+
+
+def _jpeg_with(segments: bytes) -> bytes:
+    return _jpeg()[:2] + segments + _jpeg()[2:]
+
+
+def _with_frame(file: bytes, offset: int, value: int) -> bytes:
+    """A JPEG with another byte in its frame header, or as its marker."""
+    changed = bytearray(file)
+    changed[file.index(b"\xff\xc0") + offset] = value
+    return bytes(changed)
+
+
+def scans(file: bytes) -> list[bytes]:
+    """A progressive JPEG cut behind each of its scans, without its end."""
+    tables = [each.start() for each in re.finditer(b"\xff\xda", file)]
+    ends = [re.compile(b"\xff[^\0\xff\xd0-\xd7]").search(file, at + 2) for at in tables]
+    cuts = [0, *(end.start() for end in ends if end)]
+    return [file[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+def _png_with_chunk(kind: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk, behind its header."""
+    return _png()[:33] + png_chunk(kind, content) + _png()[33:]
+
+
+def _gif_with(blocks: bytes) -> bytes:
+    """A GIF with more blocks, before its frame."""
+    gif = _small("GIF")
+    frame = gif.index(b",", 13 + 3 * 2 ** ((gif[10] & 7) + 1))
+    return gif[:frame] + blocks + gif[frame:]
+
+
+def _webp_with_exif() -> bytes:
+    return encode(noise(), "WEBP", quality=80, exif=exif(6))
+
+
 def _exif(data: bytes) -> bytes:
     return encode(noise(), "JPEG", exif=data)
 
@@ -164,11 +235,11 @@ CORPUS: tuple[Sample, ...] = (
     Sample("zip", NOT_AN_IMAGE, _zip),
     Sample("random", NOT_AN_IMAGE, lambda: bytes(range(255, -1, -1)) * 40),
     Sample("zeros", NOT_AN_IMAGE, lambda: bytes(10_000)),
-    Sample("magic_only_jpeg", NOT_AN_IMAGE, lambda: b"\xff\xd8\xff"),
-    Sample("magic_only_png", NOT_AN_IMAGE, lambda: b"\x89PNG\r\n\x1a\n"),
-    Sample("magic_only_gif", NOT_AN_IMAGE, lambda: b"GIF89a"),
+    Sample("magic_only_jpeg", CORRUPT, lambda: b"\xff\xd8\xff"),
+    Sample("magic_only_png", CORRUPT, lambda: b"\x89PNG\r\n\x1a\n"),
+    Sample("magic_only_gif", CORRUPT, lambda: b"GIF89a"),
     Sample("magic_only_bmp", NOT_AN_IMAGE, lambda: b"BM"),
-    Sample("magic_only_webp", NOT_AN_IMAGE, lambda: b"RIFF\x04\0\0\0WEBP"),
+    Sample("magic_only_webp", CORRUPT, lambda: b"RIFF\x04\0\0\0WEBP"),
     Sample("tiff", NOT_AN_IMAGE, lambda: encode(noise(), "TIFF")),
     Sample("ppm", NOT_AN_IMAGE, lambda: encode(noise(), "PPM")),
     Sample("ico", NOT_AN_IMAGE, lambda: encode(noise((16, 16)), "ICO")),
@@ -176,24 +247,48 @@ CORPUS: tuple[Sample, ...] = (
     Sample("heic", NOT_AN_IMAGE, lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)),
     # Cut short or damaged.
     Sample("jpeg_cut_in_half", CORRUPT, lambda: _cut(_jpeg(), 0.5)),
-    Sample("jpeg_without_its_end", CORRUPT, lambda: _jpeg()[:-2]),
+    Sample("jpeg_without_its_end", SEEN, lambda: _jpeg()[:-2]),
     Sample("jpeg_cut_at_100", CORRUPT, lambda: _jpeg()[:100]),
     Sample("jpeg_progressive_cut", CORRUPT, lambda: _cut(_jpeg(progressive=True), 0.5)),
+    Sample("jpeg_half_and_its_end", CORRUPT, lambda: _cut(_jpeg(), 0.5) + END_OF_JPEG),
+    Sample("jpeg_half_and_another", CORRUPT, lambda: _cut(_jpeg(), 0.5) + _jpeg()),
+    Sample("jpeg_progressive_half_and_its_end", CORRUPT,
+           lambda: _cut(_jpeg(progressive=True), 0.5) + END_OF_JPEG),
+    Sample("jpeg_progressive_of_one_scan", CORRUPT,
+           lambda: scans(_jpeg(progressive=True))[0] + END_OF_JPEG),
+    Sample("jpeg_progressive_but_its_last_scan", CORRUPT,
+           lambda: b"".join(scans(_jpeg(progressive=True))[:-1]) + END_OF_JPEG),
+    Sample("jpeg_12_bits", CORRUPT, lambda: _with_frame(_jpeg(), 4, 12)),
+    Sample("jpeg_of_no_height", CORRUPT, lambda: claiming(_jpeg(), 64, 0)),
+    Sample("jpeg_of_no_width", CORRUPT, lambda: claiming(_jpeg(), 0, 48)),
+    Sample("jpeg_of_two_components", CORRUPT, lambda: _with_frame(_jpeg(), 9, 2)),
+    Sample("jpeg_lossless", CORRUPT, lambda: _with_frame(_jpeg(), 1, 0xC3)),
+    Sample("jpeg_hierarchical", CORRUPT, lambda: _with_frame(_jpeg(), 1, 0xC5)),
+    Sample("jpeg_without_a_frame", CORRUPT, lambda: _with_frame(_jpeg(), 1, 0xFE)),
+    Sample("jpeg_of_lost_bytes", CORRUPT, lambda: _jpeg()[:-700] + _jpeg()[-200:]),
     Sample("jpeg_flipped_bits", f"{SEEN} | {CORRUPT}", lambda: _flipped(_jpeg())),
     Sample("png_cut_in_half", CORRUPT, lambda: _cut(_png(), 0.5)),
     Sample("png_cut_in_its_header", CORRUPT, lambda: _png()[:20]),
-    Sample("png_header_checksum", NOT_AN_IMAGE, lambda: _with_bad_checksum(_png(), b"IHDR")),
+    Sample("png_header_checksum", CORRUPT, lambda: _with_bad_checksum(_png(), b"IHDR")),
     Sample("png_pixels_checksum", CORRUPT, lambda: _with_bad_checksum(_png(), b"IDAT")),
     Sample("png_too_few_lines", CORRUPT, lambda: png(64, 64, _lines(64, 64)[:-20])),
-    Sample("png_of_too_few_whole_lines", f"{SEEN} | {CORRUPT}", lambda: png(64, 64, _lines(64, 9))),
+    Sample("png_of_too_few_whole_lines", CORRUPT, lambda: png(64, 64, _lines(64, 9))),
     Sample("png_no_lines", CORRUPT, lambda: png(64, 64)),
     Sample("png_100_mb_of_lines", SEEN, lambda: png(64, 64, _compressed_zeros(100_000_000))),
-    Sample("png_of_no_width", NOT_AN_IMAGE, lambda: png(0, 4, _lines(4, 4))),
+    Sample("png_of_no_width", CORRUPT, lambda: png(0, 4, _lines(4, 4))),
+    Sample("png_pixels_cut_and_closed", CORRUPT, lambda: png(64, 64, _lines(64, 64)[:30])),
+    Sample("png_unknown_critical_chunk", CORRUPT, lambda: _png_with_chunk(b"ABCD", b"x")),
+    Sample("png_of_apple", CORRUPT,
+           lambda: PNG_MAGIC + png_chunk(b"CgBI", bytes(4)) + _png()[len(PNG_MAGIC):]),
+    Sample("png_transferred_as_text", CORRUPT, lambda: _png().replace(b"\r\n", b"\n")),
+    Sample("png_without_a_palette", CORRUPT, lambda: png(4, 4, _lines(4, 4), colour=3)),
+    Sample("png_of_unknown_colours", CORRUPT, lambda: png(4, 4, _lines(4, 4), colour=5)),
     Sample("webp_cut_in_half", CORRUPT, lambda: _cut(_as("WEBP"), 0.5)),
     Sample("webp_without_its_end", CORRUPT, lambda: _as("WEBP")[:-2]),
     Sample("gif_cut_in_half", CORRUPT, lambda: _cut(_as("GIF"), 0.5)),
     Sample("gif_of_no_size_with_a_frame", SEEN, lambda: claiming(_small("GIF"), 0, 0)),
-    Sample("gif_of_no_size", NOT_AN_IMAGE, _empty_gif),
+    Sample("gif_of_no_size", CORRUPT, _empty_gif),
+    Sample("gif_half_and_its_end", CORRUPT, lambda: _cut(_as("GIF"), 0.5) + b"\0;"),
     Sample("bmp_cut_in_half", CORRUPT, lambda: _cut(_as("BMP"), 0.5)),
     Sample("bmp_of_no_width", NOT_AN_IMAGE, lambda: claiming(_small("BMP"), 0, 16)),
     # Bombs: few bytes that claim to be much.
@@ -218,9 +313,9 @@ CORPUS: tuple[Sample, ...] = (
     Sample("jpeg_81_mp", SEEN, lambda: _large(progressive=False)),
     Sample("webp_10_mp", SEEN, _large_webp),
     Sample("png_25_mp", SEEN, lambda: png(5_000, 5_000, _lines(5_000, 5_000))),
-    Sample("png_text_bomb", CORRUPT, lambda: _png_with(b"zTXt", b"Comment\0\0")),
-    Sample("png_international_bomb", CORRUPT, lambda: _png_with(b"iTXt", b"Comment\0\1\0\0\0")),
-    Sample("png_profile_bomb", CORRUPT, lambda: _png_with(b"iCCP", b"profile\0\0")),
+    Sample("png_text_bomb", SEEN, lambda: _png_with(b"zTXt", b"Comment\0\0")),
+    Sample("png_international_bomb", SEEN, lambda: _png_with(b"iTXt", b"Comment\0\1\0\0\0")),
+    Sample("png_profile_bomb", SEEN, lambda: _png_with(b"iCCP", b"profile\0\0")),
     # Odd, but sound.
     *(
         Sample(
@@ -246,6 +341,32 @@ CORPUS: tuple[Sample, ...] = (
     Sample("webp_animated", SEEN, _animated_webp),
     Sample("jpeg_with_a_second_picture", SEEN, lambda: encode(
         noise(), "MPO", save_all=True, append_images=[noise(seed=8)]
+    )),
+    *(
+        Sample(f"jpeg_with_{name}", SEEN, lambda segment=segment: _jpeg_with(segment))  # type: ignore[misc]
+        for name, segment in DAMAGED_SEGMENTS.items()
+    ),
+    Sample("jpeg_with_two_beginnings", SEEN, lambda: b"\xff\xd8" + _jpeg()),
+    Sample("jpeg_without_jfif", SEEN, lambda: _jpeg()[:2] + _jpeg()[20:]),
+    *(
+        Sample(f"png_with_bad_{kind.decode()}", SEEN, lambda kind=kind: _with_bad_checksum(  # type: ignore[misc]
+            _png_with_chunk(kind, b"damaged"), kind
+        ))
+        for kind in (b"pHYs", b"tEXt", b"iCCP", b"gAMA", b"eXIf", b"tRNS", b"acTL")
+    ),
+    Sample("png_with_an_endless_chunk", SEEN, lambda: _png_with_chunk(b"tEXt", b"damaged").replace(
+        b"\0\0\0\x07tEXt", b"\x7f\xff\xff\xfftEXt"
+    )),
+    Sample("png_without_its_end", SEEN, lambda: _png()[:-12]),
+    Sample("png_with_an_empty_pixel_chunk", SEEN, lambda: _png_with_chunk(b"IDAT", b"")),
+    Sample("png_animated", SEEN, lambda: encode(
+        noise(), "PNG", save_all=True, append_images=[noise(seed=8)]
+    )),
+    Sample("webp_with_bad_metadata", SEEN, lambda: _webp_with_exif().replace(
+        b"EXIF", b"EXIF\xff\xff\xff"
+    )),
+    Sample("gif_with_bad_blocks", SEEN, lambda: _gif_with(
+        b"!\xf9\0!\xf9\1\0\0!\xff\x0bNETSCAPE2.0\1\1\0!\xfe\3abc\0"
     )),
     Sample("bmp_upside_down", SEEN, lambda: claiming(_small("BMP"), 16, -16)),
     Sample("exif_turned", SEEN, lambda: encode(noise(), "JPEG", exif=exif(6))),

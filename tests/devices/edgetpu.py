@@ -55,6 +55,7 @@ class Rig:
             "run_dir": host.root / "run",
             "backoff_max_s": 0.2,
             "library": str(library),
+            "host_root": host.root,
             "expect_edgetpu": self.choice.asks_for_edgetpu,
         }
         self.pool = Pool([], served, **defaults | options)
@@ -101,16 +102,17 @@ class Rig:
         assert pid
         os.kill(pid, signal)
 
-    def infer(self, number: int = 0, within_s: float = 30.0) -> str:
+    def infer(self, number: int = 0, within_s: float = 30.0, model: str | None = None) -> str:
         """One inference; checks that the answer is the picture's; returns the device."""
-        return self.ask(number, within_s).device
+        return self.ask(number, within_s, model).device
 
-    def ask(self, number: int = 0, within_s: float = 30.0) -> Inference:
-        """One inference; checks that the answer is the picture's."""
+    def ask(self, number: int = 0, within_s: float = 30.0, name: str | None = None) -> Inference:
+        """One inference by a model, the default one unless named; checks that the answer is the
+        picture's."""
         tensor = picture(number)
-        layouts = self.served.default.layouts
+        model = self.served.get(name)
         deadline = time.monotonic() + within_s
-        answer = self.pool.infer(self.served.default, dict.fromkeys(layouts, tensor), deadline)
+        answer = self.pool.infer(model, dict.fromkeys(model.layouts, tensor), deadline)
         outputs = answer.outputs
         by_class = dict(zip(outputs.classes.tolist(), outputs.scores.tolist(), strict=True))
         if answer.variant.kind == "cpu":

@@ -7,16 +7,15 @@ from signal import SIGKILL
 
 import pytest
 
-from app import models
 from app.devices import link
 from app.devices.limits import HANG_CEILING_S, OPEN_LIMIT_S
 from tests.devices import edgetpu
 from tests.devices.edgetpu import APEX, PCI, PORT, USB, MakeRig
-from tests.standin import compiled_model, failures
+from tests.standin import failures
 from tests.standin.failures import Failure
 from tests.standin.host import LOADED, Host
 from tests.standin.host import library as compile_library
-from tests.support import make_settings, wait_for
+from tests.support import wait_for
 
 DEVICES = {"pci": PCI, "usb": USB}
 
@@ -127,7 +126,7 @@ def test_a_device_that_does_not_open_in_time_is_told_from_one_that_hangs(
     behaviour: str,
     says: str,
 ) -> None:
-    monkeypatch.setattr("app.devices.supervisor.OPEN_LIMIT_S", {"pci": 0.3, "usb": 0.3})
+    monkeypatch.setattr("app.devices.session.OPEN_LIMIT_S", {"pci": 0.3, "usb": 0.3})
     add(host, bus)
     host.behave("default", behaviour)
     rig = make_rig(backoff_max_s=60.0).start("cpu")
@@ -182,25 +181,6 @@ def test_who_waits_for_a_device_says_what_is_true(host: Host, make_rig: MakeRig)
     (lock,) = (host.root / "run").glob("*.lock")
     lock.write_text("")
     wait_for(lambda: "waits for another process, which" in second.status(PCI).reason)
-
-
-# ---------------------------------------------------------------------------- models
-
-
-def test_a_model_that_has_changed_keeps_the_card_from_no_other(
-    host: Host, make_rig: MakeRig, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    default = compiled_model.write(tmp_path / "default_edgetpu.tflite", 32)
-    extra = compiled_model.write(tmp_path / "extra_edgetpu.tflite", 64)
-    told = make_settings(model=str(default), extra_models=(str(extra),))
-    host.add_pci()
-    rig = make_rig(models.load(told)).start()
-    compiled_model.write(extra, 48)
-    rig.kill(PCI, SIGKILL)
-    wait_for(lambda: rig.status(PCI).restarts == 1)
-    rig.wait(PCI, "ready")
-    assert rig.infer() == PCI
-    assert f"{PCI}: can't load the model extra_edgetpu: {extra} has changed since" in caplog.text
 
 
 # ---------------------------------------------------------------------------- REEF_USB_PERFORMANCE

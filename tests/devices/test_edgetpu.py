@@ -170,7 +170,7 @@ def test_a_card_without_a_compiled_model_says_how_to_get_one(
     path = colour_model.write(tmp_path / "colour.tflite")
     rig = make_rig(models.load(make_settings(model=str(path)))).start("cpu")
     assert (rig.state(PCI), host.events) == ("unusable", [])
-    assert "reef models pull" in rig.status(PCI).reason
+    assert "models pull ssdlite_mobiledet` fetches" in rig.status(PCI).reason
     assert rig.infer() == "cpu"
 
 

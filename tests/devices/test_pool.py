@@ -236,7 +236,7 @@ def test_a_device_with_senseless_answers_does_not_become_ready(make_bench: MakeB
 
 
 def test_an_idle_device_is_tested_and_restarted_when_it_hangs(make_bench: MakeBench) -> None:
-    bench = make_bench(idle_test_s=0.1).start()
+    bench = make_bench(test_every_s=0.1).start()
     wait_for(lambda: bench.status.inferences >= 2)
     assert bench.status.state == "ready"
     old = bench.kill(signal.SIGSTOP)

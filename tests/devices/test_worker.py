@@ -16,7 +16,7 @@ import pytest
 
 from app.devices import link, words
 from app.devices.link import Link, LinkClosed, Message, ModelFile, Setup
-from app.devices.supervisor import Served
+from app.devices.served import Served
 from app.models import Catalogue
 from app.selftest import SelfTest, check_sane
 from tests.devices import edgetpu

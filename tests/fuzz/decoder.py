@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the decoder: `python -m tests.fuzz.decoder [RUNS]`.
 
-atheris follows which lines of app.imaging and of Pillow's Python parts a picture reaches, and
-changes those that reach new ones. Whatever is not a refusal ends the run with the picture in
+atheris follows which lines of app.imaging, app.formats and Pillow's Python parts a picture
+reaches, and changes those that reach new ones. Whatever is not a refusal ends the run with the picture in
 build/. (Pillow's C code is fuzzed by Pillow itself, in OSS-Fuzz.)
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["app.imaging", "PIL"]):
+with atheris.instrument_imports(include=["app.imaging", "app.formats", "PIL"]):
     from app import imaging
     from app.errors import RequestError
     from app.models import Layout

@@ -183,7 +183,7 @@ def make_host(folder: Path, os_release: str = OS_RELEASE["debian-13"]) -> Host:
     host.stub("ldconfig", "")
     host.write("/etc/os-release", os_release)
     host.write("/etc/group", "root:x:0:\nplugdev:x:46:\n")
-    host.write("/proc/cpuinfo", "flags\t\t: fpu sse4_2 ssse3 popcnt cx16 avx2\n")
+    host.write("/proc/cpuinfo", "flags\t\t: fpu ssse3 sse4_1 sse4_2 popcnt cx16 avx2\n")
     for path in ("var/lib/dkms", "usr/src", "usr/local/lib", f"lib/modules/{KERNEL}"):
         (host.root / path).mkdir(parents=True)
     tools = host.stubs / "tools"

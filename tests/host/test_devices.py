@@ -134,6 +134,30 @@ def test_what_a_user_changed_in_env_stays(host: Host) -> None:
     assert env(host) == changed
 
 
+def test_a_kept_env_that_names_the_overlay_gets_one_without_any_device(host: Host) -> None:
+    """A fresh clone with the .env of before: Compose can't do anything without that file."""
+    kept = "COMPOSE_FILE=compose.yaml:compose.devices.yaml\n"
+    (host.checkout / ".env").write_text(kept)
+    write(host)
+    assert service(host) == {}
+    assert env(host) == kept
+
+
+def test_an_env_that_windows_wrote_is_followed(host: Host) -> None:
+    node(host, "apex_0")
+    write(host)
+    before = env(host)
+    windows = f"\ufeff{before}".replace("\n", "\r\n").encode()
+    (host.checkout / ".env").write_bytes(windows)
+    assert write(host) == ""
+    (host.root / "dev/apex_0").unlink()
+    node(host, "apex_0", group=400)
+    write(host)
+    assert env(host) == before.replace(f"={GROUP}", "=400")
+    assert host.run("remove", script="scripts/devices.sh").status == 0
+    assert not (host.checkout / ".env").exists()
+
+
 def test_an_override_file_is_not_lost(host: Host) -> None:
     (host.checkout / "compose.override.yaml").write_text("services: {}\n")
     node(host, "apex_0")

@@ -375,7 +375,7 @@ CHECKS: dict[str, tuple[dict[str, str], dict[str, str], str, str]] = {
         {},
         {"/proc/cpuinfo": "flags : fpu\n"},
         "architecture",
-        "bad x86-64 without sse4_2",
+        "bad x86-64 without cx16",
     ),
     "arm64": (
         {"uname": "case $1 in -m) echo aarch64 ;; *) echo 6.12 ;; esac"},
@@ -436,6 +436,24 @@ CHECKS: dict[str, tuple[dict[str, str], dict[str, str], str, str]] = {
         "docker",
         "bad 19.03.1; Reef needs 20.10",
     ),
+    "a Docker that may refuse threads": (
+        {"docker-info": "20.10.5+dfsg1|[]\n"},
+        {},
+        "docker",
+        "warn 20.10.5+dfsg1: before 20.10.10",
+    ),
+    "a node that is a file": (
+        {},
+        {"/dev/apex_0": ""},
+        "node",
+        "bad no device node: /dev/apex_0 is a file",
+    ),
+    "a node that is a folder": (
+        {},
+        {"/dev/apex_0/x": ""},
+        "node",
+        "bad no device node: /dev/apex_0 is a folder",
+    ),
     "rootless": (
         {"docker-info": "26.1.5|[name=rootless]\n"},
         {},
@@ -468,6 +486,22 @@ def test_check(debian: Host, name: str) -> None:
     assert said.check(check).startswith(says), said.text
     if says.startswith(("bad", "warn")) and "it has apt" not in says:
         assert re.search(rf"  {check}  .*\n +remedy: ", said.text)
+
+
+@pytest.mark.parametrize("version", ["20.10.10", "20.10.24+dfsg1", "26.1.5", "28.0.0"])
+def test_a_docker_that_lets_threads_start_is_well(debian: Host, version: str) -> None:
+    debian.note("docker-info", f"{version}|[]\n")
+    assert debian.run().check("docker") == f"ok {version}"
+
+
+def test_a_card_given_to_a_virtual_machine_needs_no_driver_here(debian: Host) -> None:
+    debian.card()
+    (debian.root / f"sys/bus/pci/devices/{CARD}/driver").symlink_to("../../drivers/vfio-pci")
+    said = debian.run()
+    assert said.check("pci device").startswith(f"bad {CARD} is held by the driver vfio-pci")
+    for check in ("driver present", "driver built", "driver loaded", "node"):
+        assert said.check(check) == "-- another driver holds the card"
+    assert "held by the driver vfio-pci" in refused(debian, *DRIVER)
 
 
 def test_a_slow_port_is_named(debian: Host) -> None:
@@ -541,6 +575,6 @@ def test_the_checks_that_the_document_names_are_there(debian: Host) -> None:
 
 def test_the_options_that_the_documents_name_are_there(debian: Host) -> None:
     offered = set(re.findall(r"--[a-z-]+", debian.run("--help").text))
-    for name in ("README.md", "docs/host-setup.md"):
+    for name in ("README.md", "docs/host-setup.md", "docs/container.md"):
         commands = re.findall(r"host-setup\.sh ([^`\n]*)", (ROOT / name).read_text())
         assert set(re.findall(r"--[a-z-]+", " ".join(commands))) <= offered

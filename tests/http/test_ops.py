@@ -2,6 +2,8 @@
 
 import io
 import logging
+import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import logs
+from app import __version__, logs
 from app.http import create_app
 from app.service import Service
 from tests import colour_model
@@ -67,7 +69,7 @@ def test_a_server_with_a_device_is_alive_and_ready(client: Client) -> None:
 
 def test_what_the_image_lacks_is_told_and_hurts_nobody(service: Service) -> None:
     notes = ("this image lacks a spoon: build it again with one",)
-    client = client_of(Service(service.settings, service.catalogue, service.pool, notes))
+    client = client_of(Service(service.settings, service.catalogue, service.pool, lambda: notes))
     answer = client.get("/ready")
     assert answer.status_code == 200
     assert answer.json["notes"] == list(notes)
@@ -166,6 +168,14 @@ def test_the_description_of_the_api_is_json(client: Client) -> None:
 
 
 # ---------------------------------------------------------------------------- metrics
+
+
+def test_what_runs_here_is_a_metric(client: Client) -> None:
+    (sample,) = metrics(client)["reef_build_info"].samples
+    assert sample.value == 1
+    assert sample.labels["version"] == __version__
+    assert sample.labels["python"] == platform.python_version()
+    assert re.fullmatch(r"(ai-edge-litert|tflite-runtime) \d\S+", sample.labels["runtime"])
 
 
 def metrics(client: Client) -> dict[str, Metric]:
@@ -297,7 +307,7 @@ def test_another_origin_is_promised_nothing(client: Client) -> None:
     assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
 
 
-UNKNOWN = ["/", "/Predict", "/predict/", "/predict/x", "/../../etc/passwd", "/%2e%2e/etc/passwd",
+UNKNOWN = ["/", "/Predict", "/health/", "/predict/x", "/../../etc/passwd", "/%2e%2e/etc/passwd",
            "//predict", "/static/x", "/a%00b", "/\xff", "/.env", "/x" * 2000]  # fmt: skip
 
 

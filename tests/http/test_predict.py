@@ -1,7 +1,10 @@
 """`POST /predict`: pictures in, detections out."""
 
+import gzip
 import io
 import random
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -159,6 +162,100 @@ def test_the_field_image_is_taken_whatever_its_filename(
 ) -> None:
     answer = client.post("/predict", **form(part("image", flat(), filename)))
     assert classes(answer) == ["red"]
+
+
+FILENAMES = {
+    "UTF-8": "Küche 猫.jpg".encode(),
+    "Latin 1": "Küche.jpg".encode("latin-1"),
+    "Windows-1252": "“Küche”.jpg".encode("cp1252"),
+    "Windows-1251": "кошка.jpg".encode("cp1251"),
+    "KOI8-R": "кошка.jpg".encode("koi8-r"),
+    "Shift-JIS": "猫.jpg".encode("shift-jis"),
+    "Shift-JIS with a backslash in a letter": "表".encode("shift-jis"),
+    "ISO-2022-JP with a quote in a letter": "あ日本.jpg".encode("iso-2022-jp"),
+    "EUC-JP": "猫.jpg".encode("euc-jp"),
+    "EUC-KR": "고양이.jpg".encode("euc-kr"),
+    "GB 18030": "厨房猫.jpg".encode("gb18030"),
+    "Big5 with a backslash in a letter": "功.jpg".encode("big5"),
+    "UTF-16": "猫.jpg".encode("utf-16-le"),
+    "no charset": bytes(set(range(256)) - {10, 13}),
+}
+
+
+@pytest.mark.parametrize("first", ["name", "filename"])
+@pytest.mark.parametrize("charset", FILENAMES)
+def test_a_filename_may_be_in_any_charset(charset: str, first: str, client: Client) -> None:
+    named, filename = b'name="image"', b'filename="' + FILENAMES[charset] + b'"'
+    order = (named, filename) if first == "name" else (filename, named)
+    raw = b"Content-Disposition: form-data; " + b"; ".join(order) + b"\r\n\r\n" + flat()
+    answer = client.post("/predict", **form(part("min_score", "0.5"), raw))
+    assert classes(answer) == ["red"]
+
+
+@pytest.mark.parametrize("charset", FILENAMES)
+def test_a_file_beside_the_picture_is_no_text_whatever_its_name(
+    charset: str, client: Client
+) -> None:
+    beside = b'Content-Disposition: form-data; name="other"; filename="' + FILENAMES[charset] + b'"'
+    large = beside + b"\r\n\r\n" + bytes(100_000)
+    assert classes(client.post("/predict", **form(large, part("image", flat())))) == ["red"]
+
+
+def test_a_filename_may_be_written_as_rfc_5987_has_it(client: Client) -> None:
+    raw = b"Content-Disposition: form-data; name=image; filename*=UTF-8''K%C3%BCche.jpg\r\n\r\n"
+    assert classes(client.post("/predict", **form(raw + flat()))) == ["red"]
+
+
+BOUNDARIES = ["----=_Part_0_12.34", "a=b", "=", "===", "a b", "(a)", "a,b", "a/b:c?d", "'quoted'",
+              "x" * 200, "----WebKitFormBoundary7MA4YWxkTrZu0gW", "gr\xfcn"]  # fmt: skip
+
+
+@pytest.mark.parametrize("ahead", ["; boundary=", "; Boundary = ", ";charset=utf-8;boundary="])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_a_boundary_may_be_written_as_clients_do(boundary: str, ahead: str, client: Client) -> None:
+    line = b"--" + boundary.encode("latin-1")
+    body = line + b"\r\n" + part("image", flat()) + b"\r\n" + line + b"--\r\n"
+    for written in (boundary, f'"{boundary}"', f"{boundary} ; charset=utf-8"):
+        kind = f"multipart/form-data{ahead}{written}"
+        assert classes(client.post("/predict", data=body, content_type=kind)) == ["red"]
+
+
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "GZip": gzip.compress,
+    "gzip, identity": gzip.compress,
+    "deflate": zlib.compress,
+    " deflate ": lambda body: zlib.compress(body, wbits=-15),  # what many clients call so
+    "identity": bytes,
+    "": bytes,
+}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_body_may_be_compressed(coding: str, client: Client) -> None:
+    headers = {"Content-Encoding": coding}
+    picture = CODINGS[coding](flat())
+    raw = client.post("/predict", data=picture, content_type="image/jpeg", headers=headers)
+    assert classes(raw) == ["red"]
+    sent = form(part("image", flat()), part("min_score", "0.5"))
+    sent["data"] = CODINGS[coding](sent["data"])
+    assert classes(client.post("/predict", **sent, headers=headers)) == ["red"]
+
+
+def test_a_gzip_may_have_several_members(client: Client) -> None:
+    picture = flat()
+    body = gzip.compress(picture[:300]) + gzip.compress(picture[300:])
+    headers = {"Content-Encoding": "gzip"}
+    answer = client.post("/predict", data=body, content_type="image/jpeg", headers=headers)
+    assert classes(answer) == ["red"]
+
+
+def test_a_slash_at_the_end_makes_no_difference(client: Client) -> None:
+    answer = client.post("/predict/?min_score=0.5", data=flat(), content_type="image/jpeg")
+    assert classes(answer) == ["red"]
+    assert refused(client.get("/predict/"), "405 method_not_allowed")
+    assert 'route="/predict"' in client.get("/metrics").text
 
 
 @pytest.mark.parametrize("headers", [(), ("Content-Type: image/png",), ("Content-Type: text/x",)])

@@ -2,12 +2,16 @@
 
 import contextlib
 import fcntl
+import gzip
 import io
 import socket
 import struct
 import termios
 import threading
 import time
+import zlib
+from base64 import b64encode
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from tests.support import (
     make_settings,
     noise,
     part,
+    resident_growth,
     wait_for,
 )
 
@@ -148,9 +153,9 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
         form(part("image", flat(), headers=tuple(f"X-{n}: y" for n in range(20)))),
         "400 upload_broken",
     ),
-    "a header that is no UTF-8": (
+    "a name that is no UTF-8": (
         form(b'Content-Disposition: form-data; name="image\xff"\r\n\r\n' + flat()),
-        "400 upload_broken",
+        "400 image_missing",
     ),
     "a header without a colon": (form(b"Content-Disposition\r\n\r\n" + flat()),
                                  "400 upload_broken"),
@@ -160,6 +165,14 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "JSON": ({"json": {"image": "aGVsbG8="}}, "415 unsupported_type"),
     "a text": ({"data": "cat", "content_type": "text/plain"}, "415 unsupported_type"),
+    "base64 as a picture": (
+        {"data": b64encode(flat()), "content_type": "image/jpeg"}, "415 not_an_image",
+    ),
+    "base64 in a form": (form(part("image", b64encode(flat()))), "415 not_an_image"),
+    "a data: URI as a picture": (
+        {"data": b"data:image/jpeg;base64," + b64encode(flat()), "content_type": "image/jpeg"},
+        "415 not_an_image",
+    ),
     "a picture of no type": ({"data": flat()}, "415 unsupported_type"),
     "a picture as curl sends --data-binary": (
         {"data": flat(), "content_type": "application/x-www-form-urlencoded"},
@@ -182,6 +195,23 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_holds_no_picture_is_refused(name: str, client: Client) -> None:
     sent, outcome = FORMS[name]
     refused(client.post("/predict", **sent), outcome)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("base64 as a picture", "the picture is base64 text; send the bytes that it stands for"),
+        ("base64 in a form", "the picture is base64 text; send the bytes that it stands for"),
+        ("a data: URI as a picture", "the picture is a data: URI; send the bytes that it stands"),
+        ("JSON", "or as the body with 'Content-Type: image/jpeg', as bytes and not as base64"),
+        ("a text", "or as the body with 'Content-Type: image/jpeg', as bytes and not as base64"),
+        ("no boundary", "the form's Content-Type names no boundary"),
+        ("an empty boundary", "the form's Content-Type names no boundary"),
+    ],
+)
+def test_what_is_no_picture_is_called_what_it_is(name: str, words: str, client: Client) -> None:
+    sent, outcome = FORMS[name]
+    assert words in refused(client.post("/predict", **sent), outcome)
 
 
 @pytest.mark.parametrize("name", ["no body", "no field image", "JSON", "no boundary"])
@@ -330,6 +360,112 @@ def test_a_body_that_is_cut_off_at_the_deadline_is_408(make_client: MakeClient) 
         environ_overrides={"CONTENT_LENGTH": "100000"},
     )
     refused(answer, "408 upload_too_slow")
+
+
+# ---------------------------------------------------------------------------- compressed bodies
+
+
+def compressed(body: bytes, coding: str) -> dict[str, Any]:
+    """A picture's body, and what its Content-Encoding says of it."""
+    return {"data": body, "content_type": "image/jpeg", "headers": {"Content-Encoding": coding}}
+
+
+COMPRESSED: dict[str, tuple[bytes, str, str, str]] = {
+    # name: (the body, its coding, the answer, what it says)
+    "gzip cut short": (gzip.compress(flat())[:-12], "gzip", "400 upload_broken", "the body ends"),
+    "gzip's beginning": (b"\x1f\x8b", "gzip", "400 upload_broken", "the body ends before"),
+    "deflate cut short": (zlib.compress(flat())[:-9], "deflate", "400 upload_broken", "body ends"),
+    "no gzip": (flat(), "gzip", "400 upload_broken", "the body is no gzip, as its Content-Encod"),
+    "no deflate": (flat(), "deflate", "400 upload_broken", "the body is no deflate, as its"),
+    "gzip with a wrong checksum": (
+        gzip.compress(flat())[:-8] + bytes(8), "gzip", "400 upload_broken", "the body is no gzip",
+    ),
+    "gzip and something else": (
+        gzip.compress(flat()) + b"something", "gzip", "400 upload_broken", "the body is no gzip",
+    ),
+    "nothing in gzip": (gzip.compress(b""), "gzip", "400 image_missing", "the picture is empty"),
+    "a text in gzip": (gzip.compress(b"text"), "gzip", "415 not_an_image", "not a picture"),
+    "br": (flat(), "br", "415 unsupported_type", "Content-Encoding 'br'; send it as gzip, as defl"),
+    "zstd": (flat(), "ZSTD", "415 unsupported_type", "Content-Encoding 'ZSTD'"),
+    "aws-chunked": (flat(), "aws-chunked", "415 unsupported_type", "'aws-chunked'"),
+    "two codings": (flat(), "gzip, gzip", "415 unsupported_type", "'gzip, gzip'"),
+    "a coding that forges a line": (flat(), "x\x1b[31m", "415 unsupported_type", r"'x\x1b[31m'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_compressed_body_that_cannot_be_unpacked_is_refused_in_words(
+    name: str, client: Client
+) -> None:
+    body, coding, outcome, words = COMPRESSED[name]
+    assert words in refused(client.post("/predict", **compressed(body, coding)), outcome)
+
+
+BOMBS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", BOMBS)
+def test_what_is_compressed_is_held_to_the_limit_and_unpacked_no_further(
+    coding: str, make_client: MakeClient
+) -> None:
+    client, bomb = make_client(max_upload_mib=1), BOMBS[coding](bytes(100 * MEBIBYTE))
+    assert len(bomb) < MEBIBYTE
+    began = time.process_time()
+    with resident_growth() as growth:
+        answer = client.post("/predict", **compressed(bomb, coding))
+    assert "1 MiB" in refused(answer, "413 upload_too_large")
+    assert growth() < 16 * MEBIBYTE
+    assert time.process_time() - began < 1
+
+
+def test_many_gzips_in_one_cost_no_more_than_a_few(make_client: MakeClient) -> None:
+    empty = gzip.compress(b"")
+    flood = empty * (MEBIBYTE // len(empty))
+    began = time.process_time()
+    answer = make_client(max_upload_mib=1).post("/predict", **compressed(flood, "gzip"))
+    refused(answer, "400 image_missing")
+    assert time.process_time() - began < 1
+
+
+# ---------------------------------------------------------------------------- nothing is shown
+
+SECRET = b"K\xf6ln-\x8c\xba\x8a\xd6-secret"
+
+
+def disposition(name: bytes, filename: bytes, more: bytes = b"") -> bytes:
+    """The head of a form's part, of any bytes."""
+    value = b'form-data; name="' + name + b'"; filename="' + filename + b'"'
+    return b"Content-Disposition: " + value + more + b"\r\n\r\n"
+
+
+LEAKS: dict[str, dict[str, Any]] = {
+    # forms that are refused, with a name in them that nobody is to see
+    "no head": form(SECRET),
+    "a header that is none": form(b"X-" + SECRET + b"\r\n\r\n" + flat()),
+    "a header's name": form(SECRET + b": x\r\n\r\n" + flat()),
+    "no picture": form(disposition(b"image", SECRET) + b"no"),
+    "an empty picture": form(disposition(b"image", SECRET)),
+    "half a picture": form(disposition(b"image", SECRET) + flat()[:-30]),
+    "another field": form(disposition(SECRET, b"a.jpg") + flat()),
+    "a long name": form(disposition(b"image", SECRET * 500) + flat()),
+    "two pictures": form(*[disposition(b"image", SECRET) + flat()] * 2),
+    "a length": form(disposition(b"image", b"a", b"\r\nContent-Length: " + SECRET) + flat()),
+    "a boundary": {
+        "data": flat(), "content_type": "multipart/form-data; boundary=K\xf6ln-secret",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_what_a_client_calls_its_files_is_shown_nowhere(
+    name: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"):
+        answer = client.post("/predict", **LEAKS[name])
+    assert answer.status_code in (400, 415, 422)
+    for shown in (answer.text, str(answer.headers), caplog.text):
+        assert "secret" not in shown
+        assert "ln-" not in shown
 
 
 # ---------------------------------------------------------------------------- devices and queues

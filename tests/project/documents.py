@@ -9,6 +9,14 @@ from app.settings import CONFIG_VARIABLE, Settings, variable
 from tests.support import ROOT
 
 README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "reference.md"
+CONTAINER = ROOT / "docs" / "container.md"
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+FAQ = ROOT / "docs" / "faq.md"
+COMPARISON = ROOT / "docs" / "comparison.md"
+GUIDES = [README, REFERENCE, CONTAINER, TROUBLESHOOTING, FAQ, COMPARISON]
+"""What users read: every command, example and message there is tried."""
+
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 MIGRATION = ROOT / "docs" / "migration.md"
 SECURITY = ROOT / "SECURITY.md"
@@ -28,6 +36,8 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 CELL_END = re.compile(r"(?<!\\)\|")
+SHELL_MESSAGE = re.compile(r'(?:die|say|fail) "((?:[^"\\]|\\.)*)"')
+SHELL_VARIABLE = re.compile(r"\$\([^()]*\)|\$\{[^}]*\}|\$\w+")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -74,6 +84,14 @@ def rows(text: str) -> list[list[str]]:
 def make_targets() -> set[str]:
     """What the Makefile can make by name."""
     return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def shell_messages() -> Iterator[re.Pattern[str]]:
+    """Every message of the scripts as a pattern."""
+    for path in (ROOT / "scripts").rglob("*.sh"):
+        for message in SHELL_MESSAGE.findall(path.read_text()):
+            pieces = SHELL_VARIABLE.split(message)
+            yield re.compile(".*".join(re.escape(piece.replace("\\", "")) for piece in pieces))
 
 
 def messages() -> Iterator[tuple[re.Pattern[str], int]]:

@@ -1,4 +1,4 @@
-"""README's tables of settings, errors and metrics, and .env.example's settings, as app/ has them.
+"""The tables of settings, errors and metrics, and .env.example's settings, as app/ has them.
 
 `python -m tests.project.tables` writes them; test_tables.py and test_compose.py compare them.
 """
@@ -17,9 +17,9 @@ from app.http.ops import OPENAPI
 from app.settings import CONFIG_VARIABLE, EMBEDDED_MODELS, Settings, takes, variable
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "reference.md"
 ENV_EXAMPLE = ROOT / ".env.example"
-ENV_MARK = "# Reef's own; README.md says what each takes.\n"
+ENV_MARK = "# Reef's own; docs/reference.md says what each takes.\n"
 
 FIXED_IN_THE_IMAGE = {"host", "port", "models_dir", "run_dir"}
 
@@ -27,7 +27,7 @@ WHAT_TO_DO = {
     "bad_parameter": "The message names the parameter and what it takes.",
     "image_missing": "Send the picture as the field `image`, or as the body.",
     "image_ambiguous": "Send one picture per request.",
-    "upload_broken": "Send the whole body, with its true `Content-Length` or boundary.",
+    "upload_broken": "Send the whole body, with its true `Content-Length`, boundary and coding.",
     "unauthorized": "Send the key as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
     "not_found": "See the routes above.",
     "unknown_model": "`/models` lists those served; `REEF_EXTRA_MODELS` adds more.",
@@ -37,7 +37,10 @@ WHAT_TO_DO = {
     "image_too_large": "Send a smaller picture, or raise `REEF_MAX_MEGAPIXELS`.",
     "unsupported_type": "Send a multipart form, `image/*` or `application/octet-stream`.",
     "not_an_image": "Send JPEG, PNG, WebP, BMP or GIF.",
-    "image_corrupt": "The file is damaged, or was cut short before it was sent.",
+    "image_corrupt": (
+        "The message has the reason. Most often the file was cut short before it was sent; see "
+        "[decoding.md](decoding.md)."
+    ),
     "too_many_requests": "Wait for `Retry-After`; `REEF_CLIENT_RATE`, `REEF_CLIENT_REQUESTS`.",
     "internal_error": "Report it, with the traceback from the log.",
     "busy": "Wait for `Retry-After`; send fewer pictures at once.",
@@ -92,17 +95,17 @@ def between_marks(name: str, text: str) -> re.Match[str]:
     """The lines between `<!-- name: … -->` and `<!-- end -->`."""
     mark = f"<!-- {name}: kept by python -m tests.project.tables -->\n"
     found = re.search(rf"(?<={re.escape(mark)}).*?(?=<!-- end -->)", text, re.DOTALL)
-    assert found, f"README.md has no marks for the table of {name}"
+    assert found, f"{REFERENCE.name} has no marks for the table of {name}"
     return found
 
 
 def main() -> None:
-    """Write the tables into README.md, the settings into .env.example."""
-    text = README.read_text()
+    """Write the tables into docs/reference.md, the settings into .env.example."""
+    text = REFERENCE.read_text()
     for name, table in TABLES.items():
         start, end = between_marks(name, text).span()
         text = text[:start] + "".join(f"{line}\n" for line in table()) + text[end:]
-    README.write_text(text)
+    REFERENCE.write_text(text)
     kept, mark, _ = ENV_EXAMPLE.read_text().partition(ENV_MARK)
     ENV_EXAMPLE.write_text(kept + mark + env_example())
 

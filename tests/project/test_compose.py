@@ -2,18 +2,20 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from app import __version__
+from app import __version__, settings
 from app.http_worker import MAX_HEADER_BYTES
 from app.server import CONNECTIONS, MARGIN_S, SPARE_THREADS
 from app.service import UPLOADING
 from app.settings import Settings
+from app.variables import OF_THE_CONTAINER
 from tests.project import tables
-from tests.project.documents import FOR_COMPOSE, SETTINGS
+from tests.project.documents import ENV_LINE, FOR_COMPOSE, GUIDES, README, SETTINGS, blocks
 from tests.support import ROOT
 
 PATHS = sorted(ROOT.glob("compose*.yaml"))
@@ -51,9 +53,47 @@ def test_the_settings_explained_are_those_of_the_code() -> None:
     assert written == tables.env_example(), "run: python -m tests.project.tables"
 
 
+def test_a_server_knows_what_is_for_the_container_alone() -> None:
+    assert {name for name in FOR_COMPOSE if name.startswith("REEF_")} - SETTINGS == OF_THE_CONTAINER
+
+
 def handed_on() -> set[str]:
     """The variables that reach Reef itself."""
     return set(REEF["environment"])
+
+
+def filled_in(value: Any) -> Any:
+    """A part of a compose file as it is when nothing is set."""
+    match value:
+        case dict():
+            return {name: filled_in(each) for name, each in value.items()}
+        case list():
+            return [filled_in(each) for each in value]
+        case str():
+            return VARIABLE.sub(lambda variable: variable[2], value)
+    return value
+
+
+def test_the_service_that_readme_offers_to_paste_is_the_one_that_is_tested() -> None:
+    ((_, snippet),) = blocks(README.read_text(), "yaml")
+    pasted = yaml.safe_load(snippet)
+    service, tested = pasted["services"]["reef"], filled_in(REEF)
+    for name in ("environment", "volumes"):
+        assert set(service.pop(name)) <= set(tested[name])
+    assert {name: tested[name] for name in service} == service
+    assert {"cap_drop", "mem_limit", "pids_limit", "read_only", "security_opt", "user"} <= set(
+        service
+    )
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+def test_every_env_that_a_guide_shows_is_right_and_opens_nothing_without_a_key(path: Path) -> None:
+    for _, block in blocks(path.read_text(), "ini"):
+        shown = dict(ENV_LINE.findall(block))
+        assert set(shown) <= set(FOR_COMPOSE)
+        reading = settings.read({name: shown[name] for name in set(shown) & SETTINGS})
+        assert reading.problems == ()
+        assert shown.get("REEF_BIND", "127.0.0.1") == "127.0.0.1" or reading.settings.keys
 
 
 def test_the_benchmark_is_no_part_of_the_service() -> None:
@@ -127,4 +167,4 @@ def test_the_image_has_the_version_of_the_code() -> None:
 
 def test_what_belongs_to_one_computer_is_not_committed() -> None:
     ignored = (ROOT / ".gitignore").read_text().splitlines()
-    assert {"/.env", "/compose.devices.yaml"} <= set(ignored)
+    assert {"/.env", "/compose.devices.yaml", "/compose.volumes.yaml"} <= set(ignored)

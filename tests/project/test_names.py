@@ -9,8 +9,8 @@ import pytest
 
 from tests.project.documents import (
     DOCUMENTS,
+    GUIDES,
     LINK,
-    README,
     VARIABLES,
     anchors,
     code,
@@ -46,11 +46,12 @@ def test_every_make_target_named_exists(path: Path) -> None:
     assert asked <= make_targets()
 
 
-def test_make_help_lists_the_targets_that_readme_names() -> None:
+def test_make_help_lists_the_targets_that_the_guides_name() -> None:
     command = ["make", "--no-print-directory", "help"]  # `make test` runs this too
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     listed = {line.split()[0] for line in said.stdout.splitlines() if line}
-    asked = {target for text in code(README.read_text()) for target in MAKE.findall(text)}
+    texts = [text for path in GUIDES for text in code(path.read_text())]
+    asked = {target for text in texts for target in MAKE.findall(text)}
     assert {"run", "test"} <= asked <= listed
     assert listed <= make_targets()
 

@@ -125,7 +125,8 @@ def test_its_parameters_are_those_read() -> None:
 
 
 def test_its_kinds_of_failure_are_those_of_the_code() -> None:
-    source = (ROOT / "app" / "devices" / "supervisor.py").read_text()
+    modules = (ROOT / "app" / "devices" / name for name in ("supervisor.py", "session.py"))
+    source = "".join(module.read_text() for module in modules)
     raised = set(re.findall(r'DeviceDown\("(\w+)"', source)) - {"stopped"}  # that one isn't counted
     failures = openapi.DOCUMENT["components"]["schemas"]["Device"]["properties"]["failures"]
     assert set(failures["propertyNames"]["enum"]) == raised

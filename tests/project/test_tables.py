@@ -1,4 +1,4 @@
-"""README's tables say what the code does."""
+"""The reference's tables say what the code does."""
 
 import re
 
@@ -10,31 +10,31 @@ from app.server import CONNECTIONS, IDLE_S
 from app.service import UPLOADING
 from app.settings import MAX_RESULTS, Settings
 from tests.project import tables
-from tests.project.documents import CONTRIBUTING, README, SECURITY, rows, section
+from tests.project.documents import CONTRIBUTING, REFERENCE, SECURITY, rows, section
 from tests.project.openapi import DOCUMENT
 from tests.support import ROOT
 
-README_TEXT = README.read_text()
+REFERENCE_TEXT = REFERENCE.read_text()
 MEND = "run: python -m tests.project.tables"
 
 
 def test_settings_are_those_of_the_code() -> None:
-    written = tables.between_marks("settings", README_TEXT)[0].splitlines()
+    written = tables.between_marks("settings", REFERENCE_TEXT)[0].splitlines()
     assert written == tables.settings_table(), MEND
 
 
 def test_errors_are_those_of_the_code() -> None:
-    written = tables.between_marks("errors", README_TEXT)[0].splitlines()
+    written = tables.between_marks("errors", REFERENCE_TEXT)[0].splitlines()
     assert written == tables.errors_table(), MEND
 
 
 def test_metrics_are_those_of_the_apis_description() -> None:
-    written = tables.between_marks("metrics", README_TEXT)[0].splitlines()
+    written = tables.between_marks("metrics", REFERENCE_TEXT)[0].splitlines()
     assert written == tables.metrics_table(), MEND
 
 
 def test_routes_are_those_of_the_code() -> None:
-    written = [route for route, _ in rows(section(README_TEXT, "## API"))]
+    written = [route for route, _ in rows(section(REFERENCE_TEXT, "## API"))]
     served = [
         f"`{method.upper()} {path}`"
         for path, methods in DOCUMENT["paths"].items()
@@ -44,7 +44,7 @@ def test_routes_are_those_of_the_code() -> None:
 
 
 def test_parameters_and_their_defaults_are_those_of_the_code() -> None:
-    _, parameters = section(README_TEXT, "## API").split("| parameter")
+    _, parameters = section(REFERENCE_TEXT, "## API").split("| parameter")
     defaults = {name.strip("`"): default for name, _, default in rows(f"| parameter{parameters}")}
     settings = Settings.model_validate({})
     assert defaults == {

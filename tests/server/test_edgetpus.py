@@ -6,7 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -163,6 +166,41 @@ def test_a_killed_http_worker_leaves_no_device_to_two_processes(host: Host, star
     assert host.happened("double-open") == []
     image, expected = picture(3)
     assert compiled_model.hash_in(predict(server, image)[0]) == expected
+
+
+def test_a_server_that_stood_still_takes_no_device_for_hung(host: Host, start: Start) -> None:
+    """As in a virtual machine's snapshot: afterwards every limit has passed, of no device."""
+    host.add_pci()
+    host.behave("apex_0", "latency_us=100000")  # it hangs after 2 s
+    server = start(PCI, "cpu")
+    image, expected = picture(4)
+    for _ in range(5):
+        predict(server, image)
+    worker = psutil.Process(server.worker)
+    processes = [worker, *worker.children(recursive=True)]
+    stop = threading.Event()
+
+    def ask_on() -> None:
+        while not stop.is_set():
+            assert compiled_model.hash_in(predict(server, image)[0]) == expected
+
+    with ThreadPoolExecutor(4) as clients:
+        asking = [clients.submit(ask_on) for _ in range(4)]
+        try:
+            for _ in range(2):
+                time.sleep(0.3)  # pictures are on their way
+                for process in processes:
+                    process.suspend()
+                time.sleep(3.0)
+                worker.resume()
+                time.sleep(0.5)  # now it looks at its devices
+                for process in processes:
+                    process.resume()
+        finally:
+            stop.set()
+        for client in asking:
+            client.result()
+    assert [device["failures"] for device in server.get("/devices")[1]["devices"]] == [{}, {}]
 
 
 def test_a_stop_closes_the_card_and_leaves_it_to_the_next(host: Host, start: Start) -> None:

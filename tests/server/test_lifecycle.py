@@ -291,10 +291,8 @@ def test_stdout_may_be_closed(colour_file: Path, tmp_path: Path) -> None:
 def test_what_is_wrong_stops_the_start_with_one_line(
     start_server: MakeServer, settings: dict[str, str], status: int, said: str
 ) -> None:
-    began = time.monotonic()
     server = start_server(wait=False, **settings)
     assert server.wait() == status
-    assert time.monotonic() - began < 5
     (line,) = server.lines
     assert re.match(said, line)
 

@@ -47,6 +47,8 @@ USB_SYSFS: Mapping[str, str] = {
     "power/runtime_status": "active",
     "power/autosuspend_delay_ms": "-1000",
 }
+CHARACTER_DEVICE = "/dev/null"
+"""What stands in for a node: only root can make a real one."""
 DFU, LOADED = ("1a6e", "089a"), ("18d1", "9302")
 
 
@@ -109,7 +111,7 @@ class Host:
         unique = {"unique_id": f"{number + 1:032x}", "pci_address": address}
         self._write(fresh, {**APEX_SYSFS, **unique, **sysfs})
         (fresh / "device").symlink_to(Path("../../../bus/pci/devices") / address)
-        (self.root / "dev" / apex).touch()
+        (self.root / "dev" / apex).symlink_to(CHARACTER_DEVICE)
         fresh.rename(entry)
         return f"pci:{address}"
 
@@ -132,7 +134,7 @@ class Host:
         self._write(fresh, {**USB_SYSFS, **names, **where, **sysfs})
         node = self.root / "dev/bus/usb" / f"{int(bus):03d}" / f"{number:03d}"
         node.parent.mkdir(parents=True, exist_ok=True)
-        node.touch()
+        node.symlink_to(CHARACTER_DEVICE)
         fresh.rename(entry)
         return f"usb:{port}"
 

@@ -135,7 +135,13 @@ def test_a_box_is_clamped_to_the_picture(
 
 @pytest.mark.parametrize(
     "box",
-    [(0.0, 1.1, 1.0, 1.2), (-0.2, 0.0, -0.1, 1.0), (0.5, 0.5, 0.5, 0.9), (0.9, 0.1, 0.1, 0.9)],
+    [
+        (0.0, 1.1, 1.0, 1.2),
+        (-0.2, 0.0, -0.1, 1.0),
+        (0.5, 0.5, 0.5, 0.9),
+        (0.9, 0.1, 0.1, 0.9),
+        (0.0, 0.0, 1.0, 0.0002),
+    ],
 )
 def test_a_box_outside_the_picture_or_without_area_is_left_out(
     box: tuple[float, float, float, float],

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from app import doctor
+from app.advice import HERE
+from app.devices import discovery
 from app.doctor import Finding, Patient
 from tests import colour_model
 from tests.client import free_port
@@ -68,6 +70,19 @@ def driver_not_loaded(host: Host) -> None:
     put(host, doctor.SECURE_BOOT, "\x06\x00\x00\x00\x01")
 
 
+def given_away(host: Host) -> None:
+    """vfio-pci has the card."""
+    without_driver(host)
+    (host.root / "sys/bus/pci/devices" / PCI[4:] / "driver").symlink_to("../drivers/vfio-pci")
+
+
+def node_is_a_file(host: Host) -> None:
+    """An LXC container that was started before the host had the card."""
+    host.add_pci()
+    (host.root / "dev/apex_0").unlink()
+    (host.root / "dev/apex_0").touch()
+
+
 def not_accepted(host: Host) -> None:
     """The driver is there and could not start the card."""
     host.add_pci()
@@ -112,12 +127,15 @@ def kernel_says(*lines: str) -> Callable[[Host], None]:
 ILL: dict[str, tuple[Callable[[Host], object], str, str, str]] = {
     # what is done to the host, the check that finds it, its level, and words of it
     "no device": (lambda _: None, "no_device", "note", "check that it is plugged in"),
-    "no driver": (without_driver, "unusable", "error", "install gasket-dkms for this kernel"),
+    "no driver": (without_driver, "unusable", "error", discovery.DRIVER_REMEDY),
+    "given to a virtual machine": (given_away, "unusable", "error", "for a virtual machine"),
+    "a node that is a file": (node_is_a_file, "unusable", "error", "/dev/apex_0 is a file here"),
+    "lamed": (lambda host: host.add_pci(status="LAMED"), "driver_status", "error", "LAMED"),
     "another kernel's driver": (
         driver_for_another_kernel,
         "unusable",
         "error",
-        f"not built for kernel {KERNEL}: install linux-headers-{KERNEL}",
+        f"not built for kernel {KERNEL}: run `{discovery.DRIVER_REMEDY}`",
     ),
     "driver not loaded": (driver_not_loaded, "unusable", "error", "Secure Boot refuses the driver"),
     "not accepted": (not_accepted, "unusable", "error", "dmesg | grep -i apex"),
@@ -244,7 +262,16 @@ def test_a_model_that_is_not_compiled_is_told(patient: Patient, host: Host, tmp_
     settings = settings.model_copy(update={"model_cpu": ""})
     said = found(replace(patient, settings=settings))["model_not_compiled"]
     assert said.level == "error"
-    assert "reef models pull" in said.says
+    assert f"`{HERE.pull('ssdlite_mobiledet')}`" in said.says
+
+
+def test_everything_that_is_wrong_with_the_models_is_told(patient: Patient) -> None:
+    wrong = {"extra_models": ("/gone.tflite",), "only_labels": ("persn",)}
+    settings = patient.settings.model_copy(update=wrong)
+    findings = doctor.examine(replace(patient, settings=settings))
+    told = [each.says for each in findings if each.check == "model"]
+    assert len(told) == len(wrong)
+    assert "\n" not in "".join(told)
 
 
 def test_googles_own_library_is_told(patient: Patient, host: Host, tmp_path: Path) -> None:
@@ -308,6 +335,34 @@ def test_a_server_that_wants_its_key_is_a_server(
     findings = found(patient)
     assert findings["server"].level == "ok"
     assert "REEF_API_KEY" in findings["server_key"].says
+
+
+@pytest.mark.parametrize(
+    ("sticks", "limit", "told"),
+    [
+        (1, "16", False),
+        (1, "2", False),
+        (3, "16", False),
+        (4, "16", True),
+        (6, "16", True),
+        (4, "17", False),
+        (6, "64", False),
+        (4, "0", False),  # no limit
+        (4, "", False),
+    ],
+)
+def test_sticks_that_may_want_more_memory_than_usb_has_are_told(
+    patient: Patient, host: Host, sticks: int, limit: str, told: bool
+) -> None:
+    for port in range(sticks):
+        host.add_usb(f"2-{port + 1}", LOADED)
+    put(host, doctor.USBFS_MEMORY, f"{limit}\n")
+    finding = found(patient).get("usbfs_memory")
+    assert (finding is not None) is told
+    if finding:
+        assert finding.level == "warning"
+        assert f"{limit} MiB" in finding.says
+        assert f"`echo {8 * sticks} | sudo tee /{doctor.USBFS_MEMORY}`" in finding.says
 
 
 RESET = "usb 2-1: reset SuperSpeed USB device number 3 using xhci_hcd"

@@ -1,7 +1,9 @@
 """Edge TPUs as sysfs shows them, in trees whose files may vanish or be garbage; what they lack."""
 
+import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,82 @@ PROBLEMS = [
     ("sys/class/apex/apex_0", "was not accepted by its driver"),
     ("dev/apex_0", "has no node /dev/apex_0 here"),
 ]
+
+
+def make_file(path: Path) -> None:
+    """What LXC's create=file leaves."""
+    path.touch()
+
+
+def make_folder(path: Path) -> None:
+    """What `docker run --volume` leaves."""
+    path.mkdir()
+
+
+def make_broken_link(path: Path) -> None:
+    """What a link to a node that has gone is."""
+    path.symlink_to("nowhere")
+
+
+def make_pipe(path: Path) -> None:
+    """Anything else."""
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (make_file, "a file"),
+        (make_folder, "a folder"),
+        (make_broken_link, "a broken link"),
+        (make_pipe, "something else"),
+    ],
+)
+def test_what_is_no_device_node_is_told_as_what_it_is(
+    host: Host, make: Callable[[Path], None], kind: str
+) -> None:
+    host.add_pci()
+    host.add_usb()
+    for device, name in zip(edgetpus(host.root), ("apex_0", "bus/usb/002/001"), strict=True):
+        assert device.problem == ""
+        node = host.root / "dev" / name
+        node.unlink()
+        make(node)
+        (again,) = (each for each in edgetpus(host.root) if each.id == device.id)
+        assert f"/dev/{name} is {kind} here and no device node" in again.problem
+
+
+def bind(host: Host, driver: str) -> None:
+    """Let a driver have the card."""
+    link = host.root / "sys/bus/pci/devices" / PCI[4:] / "driver"
+    link.symlink_to(f"../../drivers/{driver}")
+
+
+@pytest.mark.parametrize("driver", discovery.GUEST_DRIVERS)
+def test_a_card_that_a_virtual_machine_has_is_told_as_that(host: Host, driver: str) -> None:
+    host.add_pci()
+    shutil.rmtree(host.root / "sys/class/apex/apex_0")
+    (host.root / "sys/module/apex").rmdir()
+    (host.root / "sys/bus/pci/devices" / PCI[4:] / "power/control").write_text("auto\n")
+    bind(host, driver)
+    device = only(host)
+    assert device.problem.startswith(f"is held for a virtual machine by the host's driver {driver}")
+    assert telemetry.look(device, host.root).findings == ()
+
+
+def test_a_card_that_another_driver_has_is_told_with_how_to_free_it(host: Host) -> None:
+    host.add_pci()
+    shutil.rmtree(host.root / "sys/class/apex/apex_0")
+    bind(host, "uio_pci_generic")
+    problem = only(host).problem
+    assert "held by the driver uio_pci_generic" in problem
+    assert f"/sys/bus/pci/devices/{PCI[4:]}/driver/unbind" in problem
+
+
+def test_a_card_that_its_own_driver_has_is_well(host: Host) -> None:
+    host.add_pci()
+    bind(host, discovery.PCI_DRIVER)
+    assert only(host).problem == ""
 
 
 @pytest.mark.parametrize(("gone", "problem"), PROBLEMS)
@@ -203,6 +281,34 @@ def test_each_trip_point_halves_the_clock(host: Host, temperature: str, level: i
     assert shown(host).throttle_level == level
 
 
+@pytest.mark.parametrize(
+    ("temperature", "config", "off"),
+    [
+        ("-89700", b"", True),
+        ("-89700", bytes.fromhex("c11a9a08"), True),
+        ("51300", b"\xff\xff\xff\xff", True),
+        ("garbage", b"\xff\xff\xff\xff", True),
+        ("51300", bytes.fromhex("c11a9a08"), False),
+        ("51300", b"\xff", False),
+        ("garbage", b"", False),
+    ],
+)
+def test_a_card_of_which_nothing_but_ones_is_read_is_off_the_bus(
+    host: Host, temperature: str, config: bytes, off: bool
+) -> None:
+    host.add_pci(temp=temperature)
+    (host.root / "sys/bus/pci/devices" / PCI[4:] / "config").write_bytes(config)
+    sighting = telemetry.look(only(host), host.root)
+    assert sighting.off_the_bus is off
+    assert (telemetry.OFF_THE_BUS in {each.check for each in sighting.findings}) is off
+
+
+def test_who_is_to_remove_a_card_from_its_bus_is_told_to_stop_reef_first(host: Host) -> None:
+    host.add_pci(temp="-89700")
+    (finding,) = telemetry.look(only(host), host.root).findings
+    assert finding.says.index("stop Reef") < finding.says.index("remove and rescan")
+
+
 def test_a_stick_shows_its_speed_and_its_firmware(host: Host) -> None:
     host.add_usb("2-1", speed="480")
     told = shown(host)
@@ -216,6 +322,45 @@ def test_a_free_card_has_no_owner(host: Host) -> None:
 
 def test_the_cpu_shows_nothing() -> None:
     assert telemetry.read(Device("cpu", "cpu", "", "")) == Telemetry()
+
+
+@pytest.mark.parametrize(
+    ("speed", "width"),
+    [
+        ("Unknown", "255"),
+        ("Unknown speed", "0"),
+        ("Unknown", "63"),
+        ("5.0 GT/s PCIe", "0"),
+        ("5.0 GT/s PCIe", "255"),
+        ("2.5 GT/s PCIe", "63"),
+        ("Unknown", "1"),
+        ("", "1"),
+        ("5.0 GT/s PCIe", ""),
+    ],
+)
+@pytest.mark.parametrize("which", ["current", "max"])
+def test_a_link_that_the_kernel_does_not_know_is_not_complained_of(
+    host: Host, which: str, speed: str, width: str
+) -> None:
+    host.add_pci()
+    pci = host.root / "sys/bus/pci/devices" / PCI[4:]
+    (pci / f"{which}_link_speed").write_text(f"{speed}\n")
+    (pci / f"{which}_link_width").write_text(f"{width}\n")
+    sighting = telemetry.look(only(host), host.root)
+    assert sighting.findings == ()
+    assert "Unknown" not in only(host).about
+    assert "" in (sighting.telemetry.link, sighting.telemetry.link_best)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [("ALIVE", False), ("DEAD", True), ("LAMED", True), ("DRIVER_EXITING", False), ("", False)],
+)
+def test_what_its_driver_says_of_a_card_is_told(host: Host, status: str, told: bool) -> None:
+    host.add_pci(status=status)
+    findings = telemetry.look(only(host), host.root).findings
+    assert [each.check for each in findings] == ["driver_status"] * told
+    assert all(each.grave and status in each.says and "dmesg" in each.says for each in findings)
 
 
 @pytest.mark.parametrize(
@@ -388,6 +533,25 @@ def test_what_is_wrong_is_logged_once_and_when_it_is_over_and_not_at_every_turn(
     lines = [record.message for record in caplog.records]
     expected = [f"{PCI} is hot", f"{PCI}: all is well again (hot)", f"{PCI} is hot"]
     assert lines == expected[:logged]
+
+
+def test_a_look_that_the_kernel_does_not_answer_is_told() -> None:
+    answer = threading.Event()
+    told = Told()
+
+    def look() -> list[Sighting]:
+        answer.wait(30)
+        return []
+
+    watch = Watch(look, told, every_s=0.001, stalled_s=0.05)
+    assert watch.notes() == []
+    watch.start()
+    wait_for(lambda: bool(watch.notes()))
+    assert "until it does, none that comes" in watch.notes()[0]
+    answer.set()
+    wait_for(lambda: len(told.updates) > 2)
+    watch.close()
+    assert watch.notes() == []
 
 
 def test_a_glance_that_fails_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fair import FairSlots, ThreadShares, in_turn, to_give_way
+from app.fair import FairSlots, ThreadShares, ranked, to_give_way
 from tests.support import wait_for
 
 
@@ -23,14 +23,27 @@ def jobs(clients: str) -> list[Job]:
     return [Job(client, number) for number, client in enumerate(clients)]
 
 
+def in_turn(waiting: list[Job]) -> list[Job]:
+    """The jobs in the order of their turns."""
+    return [job for _, job in ranked(waiting)]
+
+
 def order(clients: str) -> str:
     """Whose turns they are."""
-    return "".join(each.client for each in in_turn(jobs(clients)))
+    return "".join(job.client for job in in_turn(jobs(clients)))
 
 
 def test_clients_take_turns() -> None:
     assert order("aaaab") == "abaaa"
     assert order("aaabbc") == "abcaba"
+
+
+def test_the_number_of_a_turn_is_how_many_the_client_had_before() -> None:
+    assert [(turn, job.client) for turn, job in ranked(jobs("aab"))] == [
+        (0, "a"),
+        (0, "b"),
+        (1, "a"),
+    ]
 
 
 def test_of_one_client_the_oldest_is_first() -> None:

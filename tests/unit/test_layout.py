@@ -92,18 +92,26 @@ BELOW: dict[str, set[str]] = {
     "image": set(),
     "stages": set(),
     "tflite": set(),
-    "settings": {"errors"},
+    "advice": {"image"},
+    "memory": set(),
+    "variables": set(),
+    "settings": {"advice", "errors", "variables"},
     "logs": {"errors", "settings"},
+    "system": {"advice", "devices", "errors", "settings"},
     "manifest": {"download", "errors", "settings"},
     "labels": {"errors", "tflite"},
-    "models": {"download", "errors", "labels", "manifest", "settings", "tflite"},
+    "models": {"advice", "download", "errors", "labels", "manifest", "settings", "tflite"},
     "local": {"settings"},
-    "doctor": {"devices", "errors", "local", "models", "settings"},
-    "store": {"download", "errors", "manifest", "settings", "tflite"},
-    "imaging": {"errors", "models"},
+    "doctor": {"advice", "devices", "errors", "local", "models", "settings"},
+    "store": {"advice", "download", "errors", "manifest", "settings", "tflite"},
+    "formats": set(),
+    "imaging": {"errors", "formats", "models"},
     "detection": {"imaging", "models"},
     "selftest": {"errors", "detection", "imaging", "models"},
-    "devices": {"detection", "errors", "fair", "manifest", "models", "selftest", "settings"},
+    "devices": {
+        *("advice", "detection", "errors", "fair", "logs", "manifest", "models", "selftest"),
+        "settings",
+    },
     "service": {
         *("access", "detection", "devices", "errors", "fair", "imaging", "models"),
         *("settings", "stages"),
@@ -141,7 +149,7 @@ def loaded_after(module: str) -> set[str]:
 def test_a_device_process_knows_nothing_of_the_server() -> None:
     loaded = loaded_after("app.devices.worker")
     ours = {name for name in loaded if name.startswith("app.")}
-    device = {f"app.devices.{name}" for name in ("link", "words", "worker")}
+    device = {f"app.devices.{name}" for name in ("link", "ownership", "words", "worker")}
     assert ours == {"app.devices"} | device
     assert not loaded & {"flask", "PIL", "gunicorn", "pydantic", "ai_edge_litert"}
 

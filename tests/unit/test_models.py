@@ -4,6 +4,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 import yaml
 
 from app import models
-from app.errors import ModelError, SettingsError, UnknownModel
+from app.advice import HERE
+from app.errors import ModelError, SettingsError, StartError, UnknownModel
 from app.labels import UNNAMED, parse_labels
 from app.manifest import Manifest, read_manifest
-from app.models import Catalogue, Layout
+from app.models import Catalogue, Layout, Model
 from app.settings import EMBEDDED_MODELS
 from tests import colour_model
 from tests.support import make_settings
@@ -163,6 +165,91 @@ def test_labels_from_any_editor_are_read(text: str, write: Callable[..., Path]) 
     path = write(labels=None)
     path.with_suffix(".txt").write_bytes(text.encode())
     assert load(model=str(path)).default.variants["cpu"].labels == ("red", "green", "blue")
+
+
+COLOURS = ("rot", "grün", "blau")
+TEXT = "rot\ngrün\nblau"
+TEXTS = {
+    "UTF-8": TEXT.encode(),
+    "UTF-8 with its mark": TEXT.encode("utf-8-sig"),
+    "UTF-16": TEXT.encode("utf-16"),
+    "UTF-16, the other way round": b"\xfe\xff" + TEXT.encode("utf-16-be"),
+    "Windows-1252": TEXT.encode("cp1252"),
+    "Windows' line ends": TEXT.replace("\n", "\r\n").encode(),
+    "the line ends of an old Mac": TEXT.replace("\n", "\r").encode(),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_labels_are_read_alike_from_a_file_and_from_within_the_model(
+    name: str, write: Callable[..., Path]
+) -> None:
+    path = write(labels=None)
+    labels = path.with_suffix(".txt")
+    labels.write_bytes(TEXTS[name])
+    assert load(model=str(path)).default.variants["cpu"].labels == COLOURS
+    labels.unlink()
+    append(path, {"labels.txt": TEXTS[name]})
+    assert load(model=str(path)).default.variants["cpu"].labels == COLOURS
+    assert load(model=str(path)).default.unknown_label(COLOURS) is None
+
+
+def append(path: Path, files: dict[str, bytes]) -> None:
+    """Pack files into a model."""
+    path.write_bytes(path.read_bytes() + colour_model.pack(files))
+
+
+@pytest.mark.parametrize("text", ["\ngreen\nblue\n", "???\ngreen\nblue", " \r\ngreen\r\nblue\r\n"])
+def test_an_empty_line_is_a_class_without_a_name(text: str, write: Callable[..., Path]) -> None:
+    path = write(labels=None)
+    path.with_suffix(".txt").write_bytes(text.encode())
+    assert load(model=str(path)).default.labels == {"class_0", "green", "blue"}
+
+
+def test_an_empty_first_line_of_the_default_models_labels_is_class_0(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    names = load().default.variants["cpu"].labels
+    labels.write_text("\n".join(["", *names[1:], ""]))
+    default = load(labels=labels).default
+    assert default.variants["cpu"].label(0) == "class_0"
+    assert "" not in default.labels
+
+
+NAMED = TEXT.encode()
+PACKED: dict[str, dict[str, bytes]] = {
+    "a readme beside": {"README.txt": b"made by hand", "labels.txt": NAMED},
+    "in another order": {"labels.txt": NAMED, "README.txt": b"made by hand"},
+    "in a folder": {"notes/README.txt": b"a\nb\nc", "data/LabelMap.txt": NAMED},
+    "by what fits": {"a.txt": b"made by hand", "b.txt": NAMED},
+    "twice the same": {"labels.txt": NAMED, "labels_de.txt": NAMED},
+    "as macOS packs it": {"labels.txt": NAMED, "__MACOSX/._labels.txt": b"\0\5\x16\7"},
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_of_several_texts_in_a_model_the_labels_are_told(
+    name: str, write: Callable[..., Path]
+) -> None:
+    path = write(labels=None)
+    append(path, PACKED[name])
+    assert load(model=str(path)).default.variants["cpu"].labels == COLOURS
+
+
+def test_texts_in_a_model_that_are_no_labels_do_no_harm(write: Callable[..., Path]) -> None:
+    path = write(labels=None)
+    append(path, {"README.txt": b"made by hand"})
+    path.with_suffix(".txt").write_bytes(NAMED)
+    assert load(model=str(path)).default.variants["cpu"].labels == COLOURS
+
+
+def test_labels_that_are_named_hold_whatever_is_within_the_model(
+    write: Callable[..., Path],
+) -> None:
+    path = write(labels=None)
+    append(path, {"labels.txt": b"\0", "a.txt": b"1\n2\n3", "b.txt": b"4\n5\n6"})
+    labels = path.with_name("mine.txt")
+    labels.write_bytes(NAMED)
+    assert load(model=str(path), labels=labels).default.variants["cpu"].labels == COLOURS
 
 
 def test_labels_of_ones_own_replace_those_of_the_default_model(tmp_path: Path) -> None:
@@ -336,6 +423,13 @@ def with_labels(path: Path, text: bytes) -> dict[str, Any]:
     return {"model": str(path), "labels": labels}
 
 
+def packed(folder: Path, files: dict[str, bytes]) -> dict[str, Any]:
+    """Settings for a model with these files inside."""
+    path = colour_model.write(folder / "m.tflite", labels=None)
+    append(path, files)
+    return {"model": str(path)}
+
+
 FIVE_NAMES = ("one", "two", "three", "four", "five")
 BAD_MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     # name: (makes the settings in a folder, the file that is named, what is said of it)
@@ -352,7 +446,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "missing from the manifest": (
         lambda folder: {"model": TPU_DEFAULT, "models_dir": folder},
         "ssdlite_mobiledet_coco_qat_postprocess.tflite",
-        "missing; `reef models pull ssdlite_mobiledet` fetches it from https://",
+        f"missing; `{HERE.pull(TPU_DEFAULT)}` fetches it from https://",
     ),
     "missing among the extra ones": (
         lambda folder: {"extra_models": (str(folder / "gone.tflite"),)},
@@ -452,7 +546,22 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     "too many labels": (
         lambda folder: {"model": str(colour_model.write(folder / "m.tflite", labels=FIVE_NAMES))},
         "m.tflite",
-        "has 5 labels, but the model has 3 classes (for ",
+        "labels.txt inside has 5 labels, but the model has 3 classes; REEF_LABELS can name",
+    ),
+    "several texts inside": (
+        lambda folder: packed(folder, {"a.txt": b"a\nb\nc", "b.txt": b"d\ne\nf"}),
+        "m.tflite",
+        "which text file inside has its labels can't be told: a.txt, b.txt; REEF_LABELS can name",
+    ),
+    "a text inside that is none": (
+        lambda folder: packed(folder, {"labels.txt": b"\0\1\2"}),
+        "m.tflite",
+        "labels.txt inside is no text; it takes one label per line, in UTF-8; REEF_LABELS can",
+    ),
+    "two labels of three, with ids": (
+        lambda folder: with_labels(colour_model.write(folder / "m.tflite"), b"0 red\n1 green"),
+        "labels.txt",
+        "has 2 labels, the last for class 1, but the model has 3 classes, 0 to 2; call those",
     ),
     "labels counted from one": (
         lambda folder: with_labels(
@@ -484,16 +593,45 @@ def test_a_bad_model_stops_the_start_with_its_setting_and_file_and_a_remedy(
             {"model_cpu": DEFAULT},
             "REEF_MODEL_CPU: is the counterpart of REEF_MODEL; set that too",
         ),
-        (
-            {"only_labels": ("person", "persn")},
-            f"REEF_ONLY_LABELS: model {DEFAULT} has no label 'persn'; did you mean 'person'?",
-        ),
     ],
 )
 def test_settings_that_cannot_be_meant_stop_the_start(told: dict[str, Any], line: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(**told)
     assert str(caught.value) == line
+
+
+def test_labels_that_the_model_does_not_have_are_told_with_those_it_has() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(only_labels=("persn", "person", "bycicle"))
+    (line,) = caught.value.problems
+    head, _, shown = line.partition("; it has: ")
+    assert head == f"REEF_ONLY_LABELS: model {DEFAULT} has no label 'persn', 'bycicle'"
+    listed = shown.split(", ")
+    assert listed[0] == "person"
+    assert "bicycle" in listed[:5]
+    assert set(listed) == load().default.labels
+
+
+def test_of_many_or_long_labels_some_are_listed() -> None:
+    variant = load().default.variants["cpu"]
+    labels = tuple(f"{number:03}" + "x" * 5000 for number in range(300))
+    wide = Model("wide", {"cpu": replace(variant, labels=labels)}, None)
+    line = models.no_such_labels(wide, ["y" * 9000] * 300)
+    assert line.endswith(" and 200 more")
+    assert len(line) < 10_000
+
+
+def test_everything_that_is_wrong_with_the_models_is_told_at_once(tmp_path: Path) -> None:
+    gone = [str(tmp_path / f"{name}.tflite") for name in ("a", "b")]
+    with pytest.raises(StartError) as caught:
+        load(extra_models=tuple(gone), only_labels=("persn",), model_cpu=DEFAULT)
+    problems = caught.value.problems
+    beginnings = [problem.partition(" ")[0] for problem in problems]
+    assert beginnings == [
+        *("REEF_MODEL_CPU:", "REEF_ONLY_LABELS:", "REEF_EXTRA_MODELS:", "REEF_EXTRA_MODELS:")
+    ]
+    assert all(any(path in problem for problem in problems) for path in gone)
 
 
 def test_a_thousand_damaged_files_are_refused_in_words_or_described(tmp_path: Path) -> None:
@@ -572,6 +710,19 @@ LABEL_FILES = [
     (["0 traffic light", "1 fire hydrant"], 2, ("traffic light", "fire hydrant")),
     (["  a  ", "b\t", "c", "", ""], 3, ("a", "b", "c")),
     (["4wd", "2 door car"], 2, ("4wd", "2 door car")),
+    (["", "b", "c"], 3, ("???", "b", "c")),
+    (["a", "", "c"], 3, ("a", "???", "c")),
+    (["a", "b", ""], 3, ("a", "b", "???")),
+    (["a", "b", "", ""], 3, ("a", "b", "???")),
+    (["", "a", "b", "c"], 3, ("a", "b", "c")),
+    (["a", "", "c", ""], None, ("a", "???", "c")),
+    (["0 a", "", "2 c"], 3, ("a", "???", "c")),
+    (["0 a", "1 b", "2 ???"], 3, ("a", "b", "???")),
+    (
+        [f"{number} x" for number in range(90) if number % 9],
+        90,
+        tuple("x" if number % 9 else "???" for number in range(90)),
+    ),
 ]
 
 
@@ -591,6 +742,11 @@ def test_label_files_of_every_form_are_read(
         (["a", "b", "c", "d"], 3, "has 4 labels, but the model has 3 classes"),
         (["???", "a", "b", "c", "d"], 3, "has 5 labels, but the model has 3 classes"),
         (["1 a", "2 b", "3 c"], 3, "has a label for class 3, but the model has 3 classes"),
+        (["0 person", "1 car"], 90, "has 2 labels, the last for class 1, but .* has 90 classes"),
+        (["0 person", "89 car"], 90, "has 2 labels, the last for class 89, but .* 90 classes"),
+        ([f"{number} x" for number in range(80)], 90, "has 80 labels, the last for class 79"),
+        (["0 person", "0 car", "1 cat"], 2, "has several labels for one class"),
+        (["0 person", "1 car", "2 cat", "3 dog"], 3, "has a label for class 3"),
     ],
 )
 def test_label_files_that_cannot_be_right_are_refused(
@@ -598,3 +754,7 @@ def test_label_files_that_cannot_be_right_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         parse_labels(lines, classes)
+
+
+def test_labels_of_the_manifest_may_leave_out_any_classes() -> None:
+    assert parse_labels(["0 a", "1 b"], 4, vouched=True) == ("a", "b", "???", "???")

@@ -103,8 +103,8 @@ UNKNOWN = [
     ({"REEF_MODEL_DIR": "/m"}, "REEF_MODEL_DIR: no such setting; did you mean REEF_MODELS_DIR?"),
     ({"REEF_LOG_LEVEL": "info"}, "REEF_LOG_LEVEL: no such setting; did you mean LOG_LEVEL?"),
     ({"REEF_MINSCORE": ""}, "REEF_MINSCORE: no such setting; did you mean REEF_MIN_SCORE?"),
-    ({"REEF_ZZZZZZ": "1"}, "REEF_ZZZZZZ: no such setting; README.md lists them"),
-    ({"REEF_THRESHOLD": "1"}, "REEF_THRESHOLD: no such setting; README.md lists them"),
+    ({"REEF_ZZZZZZ": "1"}, "REEF_ZZZZZZ: no such setting; docs/reference.md lists them"),
+    ({"REEF_THRESHOLD": "1"}, "REEF_THRESHOLD: no such setting; docs/reference.md lists them"),
 ]
 
 
@@ -210,12 +210,159 @@ def test_every_setting_has_a_help_text_that_is_a_sentence(name: str) -> None:
     assert re.fullmatch(r"\S.*\.", FIELDS[name].description or "")
 
 
+def test_every_wrong_setting_is_told_at_once(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("queue: many\nquue: 7\nmin_score: 0.5")
+    with pytest.raises(SettingsError) as caught:
+        settings.load({"REEF_PORT": "x", "REEF_PROT": "1", "REEF_API_KEY": "short"})
+    beginnings = [problem.partition(" ")[0] for problem in caught.value.problems]
+    assert sorted(beginnings) == [
+        *("REEF_API_KEY:", "REEF_PORT:", "REEF_PROT:", "reef.yaml:", "reef.yaml:")
+    ]
+
+
+def test_a_list_with_several_wrong_items_is_one_problem() -> None:
+    refusal({"REEF_OPEN_ROUTES": "predict,health"})
+
+
+def test_what_is_right_beside_what_is_wrong_is_still_read(folder: Path) -> None:
+    (folder / "reef.yaml").write_text("queue: 7")
+    reading = settings.read({"REEF_PORT": "x", "REEF_MIN_SCORE": "0.5"})
+    assert (reading.settings.min_score, reading.settings.queue) == (0.5, 7)
+    assert reading.wrong == {"port"}
+    assert len(reading.problems) == 1
+
+
+# ---------------------------------------------------------------------------- platforms
+
+SERVICES = {
+    "a Service of one port": {
+        "REEF_PORT": "tcp://10.96.12.7:5000",
+        "REEF_SERVICE_HOST": "10.96.12.7",
+        "REEF_SERVICE_PORT": "5000",
+        "REEF_SERVICE_PORT_HTTP": "5000",
+        "REEF_PORT_5000_TCP": "tcp://10.96.12.7:5000",
+        "REEF_PORT_5000_TCP_ADDR": "10.96.12.7",
+        "REEF_PORT_5000_TCP_PORT": "5000",
+        "REEF_PORT_5000_TCP_PROTO": "tcp",
+    },
+    "another Service, of several named ports": {
+        "REEF_METRICS_2_SERVICE_HOST": "10.0.0.1",
+        "REEF_METRICS_2_SERVICE_PORT": "80",
+        "REEF_METRICS_2_SERVICE_PORT_WEB_TLS": "443",
+        "REEF_METRICS_2_PORT": "tcp://10.0.0.1:80",
+        "REEF_METRICS_2_PORT_443_TCP": "tcp://10.0.0.1:443",
+    },
+    "UDP and SCTP": {
+        "REEF_DNS_PORT": "udp://10.0.0.1:53",
+        "REEF_DNS_PORT_53_UDP": "udp://10.0.0.1:53",
+        "REEF_DNS_PORT_53_UDP_PROTO": "udp",
+        "REEF_DNS_PORT_53_UDP_PORT": "53",
+        "REEF_DNS_PORT_53_UDP_ADDR": "10.0.0.1",
+        "REEF_DNS_PORT_9_SCTP_PROTO": "sctp",
+    },
+    "IPv6": {
+        "REEF_SERVICE_HOST": "fd00:10:96::c",
+        "REEF_PORT": "tcp://[fd00:10:96::c]:5000",
+        "REEF_PORT_5000_TCP_ADDR": "fd00:10:96::c",
+    },
+}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_kubernetes_tells_of_a_service_is_no_setting(name: str) -> None:
+    assert settings.load(SERVICES[name]) == make_settings()
+    assert settings.names_of_services({"PATH": "/bin", **SERVICES[name]}) == sorted(SERVICES[name])
+
+
+def test_settings_beside_what_kubernetes_tells_are_taken() -> None:
+    told = settings.load({**SERVICES["a Service of one port"], "REEF_QUEUE": "7"})
+    assert (told.queue, told.port) == (7, 5000)
+    assert settings.load({"REEF_PORT": "5001"}).port == 5001
+    assert settings.names_of_services({"REEF_PORT": "5001", "REEF_QUEUE": "7"}) == []
+
+
+def test_what_is_for_the_container_stops_no_server_and_is_told() -> None:
+    shell = {"REEF_IMAGE": "reef:local", "REEF_BIND": "0.0.0.0", "REEF_QUEUE": "7"}
+    assert settings.load(shell).queue == 7
+    assert settings.names_of_the_container(shell) == ["REEF_BIND", "REEF_IMAGE"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REEF_PORT", "tcp://reef:5000"),
+        ("REEF_PORT", "http://10.96.12.7:5000"),
+        ("REEF_PORT", "tcp://10.96.12.7"),
+        ("REEF_PORTS", "tcp://10.96.12.7:5000"),
+        ("REEF_SERVICE_HOST", "reef.home"),
+        ("REEF_SERVICE_PORT", "five"),
+        ("REEF_QUEUE", "tcp://10.96.12.7:5000"),
+        ("REEF_PORT_5000_TCP_PROTO", "icmp"),
+        ("REEF_CAMERA_PORT", "5000"),
+        ("REEF_PORT_TCP", "tcp://10.96.12.7:5000"),
+    ],
+)
+def test_what_only_resembles_that_is_refused_as_ever(name: str, value: str) -> None:
+    assert refusal({name: value}).startswith(f"{name}: ")
+
+
+WRAPPED = [
+    ("REEF_PORT", "6000\r"),
+    ("REEF_PORT", '"6000"'),
+    ("REEF_PORT", "'6000'\r"),
+    ("REEF_PORT", ' " 6000 " '),
+    ("REEF_PORT", "\ufeff6000"),
+    ("\ufeffREEF_PORT", "6000\r"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRAPPED)
+def test_what_a_file_from_windows_leaves_around_a_value_is_taken_off(name: str, value: str) -> None:
+    assert settings.load({name: value}).port == 6000
+
+
+def test_a_name_with_a_byte_order_mark_is_still_held_to_the_list() -> None:
+    assert refusal({"\ufeffREEF_PROT": "1"}).startswith("REEF_PROT: no such setting")
+
+
+def test_of_two_variables_the_one_that_is_written_right_counts() -> None:
+    assert settings.load({"\ufeffREEF_PORT": "6000", "REEF_PORT": "7000"}).port == 7000
+
+
+def test_quotes_within_a_value_stay() -> None:
+    told = settings.load({"REEF_ONLY_LABELS": '"door","gate"', "REEF_MODEL": "it's"})
+    assert (told.only_labels, told.model) == (('"door"', '"gate"'), "it's")
+
+
+@pytest.mark.parametrize("value", ["\r", '""', "''\r", "  "])
+def test_a_value_of_nothing_but_wrapping_is_unset(value: str) -> None:
+    assert settings.load({"REEF_PORT": value}) == make_settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.5", False),
+        ("camera.lan", False),
+    ],
+)
+def test_an_address_of_this_computer_alone_is_known_as_that(host: str, loopback: bool) -> None:
+    assert make_settings(host=host).loopback_only is loopback
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [
         ("127.0.0.1", "http://127.0.0.1:5000"),
         ("0.0.0.0", "http://127.0.0.1:5000"),
-        ("::", "http://[::1]:5000"),
+        ("::", "http://127.0.0.1:5000"),
+        ("::1", "http://[::1]:5000"),
         ("camera.lan", "http://camera.lan:5000"),
     ],
 )
@@ -274,7 +421,7 @@ def test_a_file_without_keys_stops_the_start(content: bytes, words: str, folder:
 
 def test_a_missing_file_of_keys_stops_the_start() -> None:
     said = refusal({"REEF_API_KEY_FILE": "gone"})
-    assert said == "REEF_API_KEY_FILE: 'gone' can't be read: No such file or directory"
+    assert said.startswith("REEF_API_KEY_FILE: 'gone' can't be read: No such file or directory;")
 
 
 def test_a_key_and_a_file_of_keys_are_one_too_many(folder: Path) -> None:

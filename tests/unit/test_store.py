@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.advice import HERE, Place
 from app.download import Checksum, CutShort, Damaged, download
 from app.errors import ModelError
 from app.manifest import Manifest, read_manifest
@@ -140,7 +141,7 @@ def test_a_file_that_was_tampered_with_is_never_there(site: Site, into: Path) ->
 # ---------------------------------------------------------------------------- the command
 
 
-def store(folder: Path, site: Site | None = None) -> Store:
+def store(folder: Path, site: Site | None = None, place: Place = HERE) -> Store:
     """A store with one model of one file, whose address is the site's."""
     file = {
         "path": NAME,
@@ -155,7 +156,7 @@ def store(folder: Path, site: Site | None = None) -> Store:
         "files": {"cpu": file},
     }
     manifest = {"default": {"cpu": "finder"}, "models": {"finder": model}}
-    return Store(make_settings(models_dir=folder), Manifest.model_validate(manifest))
+    return Store(make_settings(models_dir=folder), Manifest.model_validate(manifest), place)
 
 
 def test_pull_fetches_what_is_missing_once(site: Site, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_pull_mends_a_damaged_file_and_verify_finds_it(site: Site, tmp_path: Pat
     (line,), well = ours.verify()
     assert not well
     assert "has sha256 " in line
-    assert "`reef models pull finder` mends it" in line
+    assert f"`{HERE.pull('finder')}` mends it" in line
     list(ours.pull("finder", "all"))
     assert ours.verify()[1]
 
@@ -210,8 +211,11 @@ def test_a_site_that_refuses_is_told(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_told(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"can't write to .*docker run"):
+    with pytest.raises(ModelError, match=r"can't write to .*REEF_MODELS_DIR"):
         list(store(tmp_path / "nowhere", site).pull("finder", "all"))
+    in_image = Place(in_image=True)
+    with pytest.raises(ModelError, match=r"can't write to .*docker run .* models pull NAME"):
+        list(store(tmp_path / "nowhere", site, in_image).pull("finder", "all"))
 
 
 def test_an_unknown_name_is_told_with_those_known(tmp_path: Path) -> None:

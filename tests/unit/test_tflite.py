@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -56,8 +57,28 @@ def test_the_way_to_suppress_overlaps_is_read_from_the_operator() -> None:
 
 
 def test_labels_are_read_from_the_zip_at_the_end() -> None:
-    assert tflite.read(SMALL).labels == colour_model.LABELS
-    assert tflite.read(BARE).labels is None
+    assert tflite.read(SMALL).texts == {"labels.txt": "\n".join(colour_model.LABELS).encode()}
+    assert tflite.read(BARE).texts == {}
+
+
+def test_the_file_that_the_metadata_call_labels_is_read() -> None:
+    files = [("notes.txt", 1), ("names", 3), ("axis.txt", 2)]
+    data = _with_metadata(mean=0, deviation=1, files=files)
+    assert tflite.read(data).label_files == ("names", "axis.txt")
+    packed = data + colour_model.pack({"names": b"red", "other": b"x", "README.TXT": b"y"})
+    assert tflite.read(packed).texts == {"names": b"red", "README.TXT": b"y"}
+    assert tflite.read(SMALL).label_files == ()
+
+
+def test_what_macos_adds_to_a_zip_is_no_text() -> None:
+    packed = colour_model.pack({"__MACOSX/._labels.txt": b"\0\5", "labels.txt": b"red"})
+    assert tflite.read(BARE + packed).texts == {"labels.txt": b"red"}
+
+
+def test_a_damaged_zip_is_none() -> None:
+    damaged = bytearray(SMALL)
+    damaged[damaged.rindex(b"red")] ^= 0x20
+    assert tflite.read(bytes(damaged)).texts == {}
 
 
 def test_a_model_compiled_for_the_edge_tpu_is_told_by_its_operator() -> None:
@@ -140,8 +161,9 @@ def read_or_refuse(data: bytes) -> None:
         tflite.read(data)
 
 
-def _with_metadata(mean: float, deviation: float) -> bytes:
-    """A model with the metadata that TensorFlow's tools add: how to normalise the input."""
+def _with_metadata(mean: float, deviation: float, files: Sequence[tuple[str, int]] = ()) -> bytes:
+    """A model with the metadata that TensorFlow's tools add: how to normalise the input, and the
+    names and types of the files that belong to its output."""
     import flatbuffers
 
     builder = flatbuffers.Builder(256)
@@ -152,7 +174,7 @@ def _with_metadata(mean: float, deviation: float) -> bytes:
         return int(builder.EndVector())
 
     def table(*fields: tuple[int, str, Any]) -> int:
-        builder.StartObject(5)
+        builder.StartObject(7)
         for slot, kind, value in fields:
             if kind == "uint8":
                 builder.PrependUint8Slot(slot, value, 0)
@@ -160,16 +182,20 @@ def _with_metadata(mean: float, deviation: float) -> bytes:
                 builder.PrependUOffsetTRelativeSlot(slot, value, 0)
         return int(builder.EndObject())
 
-    def tables(item: int) -> int:
-        builder.StartVector(4, 1, 4)
-        builder.PrependUOffsetTRelative(item)
+    def tables(*items: int) -> int:
+        builder.StartVector(4, len(items), 4)
+        for item in reversed(items):
+            builder.PrependUOffsetTRelative(item)
         return int(builder.EndVector())
 
     means, deviations = floats(mean), floats(deviation)
     options = table((0, "", means), (1, "", deviations))
     unit = table((0, "uint8", 1), (1, "", options))
     tensor = table((4, "", tables(unit)))
-    graph = table((2, "", tables(tensor)))
+    named = [(builder.CreateString(name), kind) for name, kind in files]
+    associated = [table((0, "", name), (2, "uint8", kind)) for name, kind in named]
+    output = table((6, "", tables(*associated)))
+    graph = table((2, "", tables(tensor)), (3, "", tables(output)))
     builder.Finish(table((3, "", tables(graph))), file_identifier=b"M001")
     metadata = bytes(builder.Output())
 

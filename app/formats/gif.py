@@ -1,0 +1,45 @@
+"""What of a GIF its decoder needs: a walk over its blocks (GIF89a, 17 to 26).
+
+The screen and all from the first frame on are kept, and that frame's graphic control where it is
+whole: it says what shows where the frame does not reach. Comments and the like are not.
+"""
+
+import re
+
+from app.formats.needed import Needed, Unreadable
+
+SCREEN_BYTES = 13
+HAS_COLOURS, COLOURS = 0x80, 0x07  # of the screen's flags: colours follow, 2 to the power of n + 1
+
+BLOCK = re.compile(rb"[!,;]")  # an extension, a frame, the end
+EXTENSION, FRAME = b"!", b","
+MOST_BLOCKS = 65_536  # before the first frame
+GRAPHIC_CONTROL = re.compile(rb"!\xf9\x04.{4}\0", re.DOTALL)
+
+
+def needed(data: bytes) -> Needed:
+    """What the decoder needs of the GIF in `data`. Raises Unreadable where it has no frame."""
+    if len(data) < SCREEN_BYTES:
+        raise Unreadable("ends within its header")
+    flags = data[10]
+    at = SCREEN_BYTES + (3 * 2 ** ((flags & COLOURS) + 1) if flags & HAS_COLOURS else 0)
+    screen, control = data[:at], b""
+    for _ in range(MOST_BLOCKS):
+        block = BLOCK.search(data, at)
+        if not block:
+            break
+        if block[0] == FRAME:
+            return Needed(screen + control + data[block.start() :])
+        if block[0] != EXTENSION:
+            break
+        if graphic := GRAPHIC_CONTROL.match(data, block.start()):
+            control = graphic[0]
+        at = _behind(data, block.start() + 2)
+    raise Unreadable("ends before its pixels")
+
+
+def _behind(data: bytes, at: int) -> int:
+    """Where the blocks end of which the first, its length before it, is at `at`."""
+    while at < len(data) and data[at]:
+        at += 1 + data[at]
+    return at + 1
