@@ -1,7 +1,7 @@
 """What libedgetpu does and prints when it fails, and what people are then told: one table."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL
 
@@ -9,9 +9,8 @@ import pytest
 
 from app.devices import link
 from app.devices.limits import HANG_CEILING_S, OPEN_LIMIT_S
-from app.models import Catalogue
 from tests.devices import edgetpu
-from tests.devices.edgetpu import APEX, PCI, PORT, USB, MakeRig, Rig
+from tests.devices.edgetpu import APEX, PCI, PORT, USB, MakeRig
 from tests.standin import failures
 from tests.standin.failures import Failure
 from tests.standin.host import LOADED, Host
@@ -19,28 +18,6 @@ from tests.standin.host import library as compile_library
 from tests.support import wait_for
 
 DEVICES = {"pci": PCI, "usb": USB}
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """The compiled model with its CPU counterpart."""
-    return edgetpu.catalogue(tmp_path_factory.mktemp("served"))
-
-
-@pytest.fixture
-def make_rig(host: Host, edgetpu_library: Path, served: Catalogue) -> Iterator[MakeRig]:
-    """Makes rigs, and ends their device processes after the test."""
-    made: list[Rig] = []
-
-    def make(
-        serving: Catalogue = served, *, library: Path = edgetpu_library, **more: object
-    ) -> Rig:
-        made.append(Rig(host, library, serving, **more))
-        return made[-1]
-
-    yield make
-    for rig in made:
-        rig.pool.close()
 
 
 def add(host: Host, bus: str) -> None:
