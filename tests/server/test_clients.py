@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psutil
 import pytest
@@ -254,28 +255,37 @@ def test_ten_thousand_requests_leave_memory_threads_and_descriptors_as_they_were
 
 
 def test_two_hundred_requests_at_once_are_answered_or_refused(server: Server) -> None:
-    worst = 0.0
+    image = picture(99, (1600, 1200))
     busy = threading.Event()
+    healthy: list[float] = []
+    answered: list[float] = []
 
     def watch() -> None:
-        nonlocal worst
         while not busy.is_set():
             began = time.monotonic()
             assert server.get("/health")[0] == 200
-            worst = max(worst, time.monotonic() - began)
+            healthy.append(time.monotonic() - began)
+
+    def ask(_number: int) -> tuple[int, dict[str, Any]]:
+        began = time.monotonic()
+        status, body = server.predict(image)
+        if status == 200:
+            answered.append(time.monotonic() - began)
+        return status, body
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    image = picture(99, (1600, 1200))
     with ThreadPoolExecutor(200) as clients:
-        answers = list(clients.map(lambda _: server.predict(image), range(400)))
+        answers = list(clients.map(ask, range(400)))
     busy.set()
     watcher.join()
     assert {status for status, _ in answers} <= {200, 503}
     assert all(redness(body) == 99 for status, body in answers if status == 200)
     assert all(body["code"] == "busy" for status, body in answers if status == 503)
-    assert sum(status == 200 for status, _ in answers) >= 40
-    assert worst < 5
+    assert len(answered) >= 40
+    assert statistics.median(healthy) < statistics.median(
+        answered
+    )  # it does not wait in their queue
 
 
 @pytest.mark.parametrize(
