@@ -168,8 +168,15 @@ def test_the_job_in_flight_is_answered_by_the_next_process(
     assert not psutil.pid_exists(old)
 
 
+def stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped; each is a moment after the signal."""
+    stats = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 def test_a_stopped_process_is_taken_for_hung(bench: Bench) -> None:
     old = bench.kill(signal.SIGSTOP)
+    wait_for(lambda: stands_still(old))
     assert bench.infer(42) == 42
     assert dict(bench.status.failures) == {"hang": 1}
     assert not psutil.pid_exists(old)
