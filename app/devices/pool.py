@@ -195,9 +195,10 @@ class Pool:
                 raise NoDevice("Reef is being stopped")
             if deadline <= time.monotonic():
                 raise self._late(model)
-            if not self._make_room(job):
-                self._queue.append(job)
-                self.dispatch()
+            self._queue.append(job)
+            self.dispatch()
+            if len(self._queue) > self._queue_limit:
+                self._make_room(job)
         if not job.settled.wait(max(0.0, deadline - time.monotonic())):
             with self.lock:
                 if job in self._queue:
@@ -207,25 +208,24 @@ class Pool:
             raise job.error or DeviceFailed("the device gave no answer")
         return job.answer
 
-    def _make_room(self, job: Job) -> bool:
-        """Where the queue is full, a device that has nothing to do takes the job, in place of
-        those that it would wait for; whether one did. Or else another job gives way.
+    def _make_room(self, newcomer: Job) -> None:
+        """One job is too many: a device that has nothing to do takes the newcomer, in place of
+        those that it would wait for, or else another job gives way.
 
         Raises Busy if none does.
         """
-        if len(self._queue) < self._queue_limit:
-            return False
-        usable = [each for each in self._able(job.model) if each.usable]
-        if idle := dispatch.spare(job, usable):
-            idle.give(job)
-            return True
+        usable = [each for each in self._able(newcomer.model) if each.usable]
+        if idle := dispatch.spare(newcomer, usable):
+            self._queue.remove(newcomer)
+            idle.give(newcomer)
+            return
+        others = [job for job in self._queue if job is not newcomer]
+        leaving = to_give_way(others, newcomer.client) or newcomer
+        self._queue.remove(leaving)
         full = Busy(f"{len(self._queue)} pictures are waiting already; try again in a second")
-        greedy = to_give_way(self._queue, job.client)
-        if greedy is None:
+        if leaving is newcomer:
             raise full
-        self._queue.remove(greedy)
-        greedy.fail(full)
-        return False
+        leaving.fail(full)
 
     def _late(self, model: Model) -> DeadlineExceeded:
         """The refusal of a picture that no device came to; the lock is held."""

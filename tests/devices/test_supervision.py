@@ -198,6 +198,22 @@ def test_a_full_queue_has_the_idle_cpu_before_it_refuses_anybody(
         assert {each.result() for each in waiting} == {PCI}
 
 
+def test_a_queue_full_of_pictures_for_the_card_refuses_none_for_the_idle_cpu(
+    host: Host, make_rig: MakeRig, tmp_path: Path
+) -> None:
+    compiled = compiled_model.write(tmp_path / "finder_edgetpu.tflite", SIZE)
+    colour = colour_model.write(tmp_path / "colour.tflite")
+    serving = models.load(make_settings(model=str(compiled), extra_models=(str(colour),)))
+    host.add_pci()
+    host.behave(APEX, "latency_us=300000")
+    rig = make_rig(serving, queue_limit=2).start()
+    with ThreadPoolExecutor(5) as clients:
+        waiting = [clients.submit(rig.infer, number) for number in range(5)]
+        wait_for(lambda: rig.pool.queue_depth == 2)
+        assert rig.infer(7, model="colour") == "cpu"
+        assert {each.result() for each in waiting} == {PCI}
+
+
 def test_while_another_process_has_the_only_device_pictures_are_refused_with_that(
     host: Host, make_rig: MakeRig, served_alone: Catalogue
 ) -> None:
