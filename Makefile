@@ -1,8 +1,8 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help up down logs status doctor image bench-image sbom run test test-vm check format lock audit \
-  fuzz soak recover bench accuracy measure clean
+.PHONY: help up down logs status doctor image bench-image sbom run test test-vm check \
+  check-settings format lock audit fuzz soak recover bench accuracy measure clean
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
@@ -33,6 +33,9 @@ bench-image: ## Build the benchmark's image, for docker compose run --rm bench -
 
 run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
 	$(OTHER_PORT) exec $(BIN)/python -m app serve
+
+check-settings: $(VENV)/run ## Check settings, models and port, and start nothing. PORT=5000
+	$(OTHER_PORT) exec $(BIN)/python -m app check
 
 test: $(VENV)/dev ## Run every test, the fast ones first. TESTS=tests/unit for some
 	$(BIN)/python -m pytest $(TESTS)
@@ -93,18 +96,24 @@ clean: ## Remove what the other targets made.
 
 # A virtual environment with the locked dependencies; made again when the lock changes.
 $(VENV)/bin/python:
+	command -v $(PYTHON) >/dev/null || \
+	  { echo 'reef: there is no $(PYTHON) here; install it (Debian and Ubuntu: apt install python3 python3-venv)' >&2; exit 1; }
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Reef needs Python 3.11 or newer; name one: make run PYTHON=python3.12' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || \
-	  { rm -rf $(VENV); echo 'On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) scripts/environment.py make $(VENV)
 
 # Tools that have an environment of their own, so that they can't change what is tested.
 .venv-%/ready: requirements/%.txt | $(VENV)/bin/python
-	$(BIN)/python -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/python scripts/environment.py make .venv-$*
+	.venv-$*/bin/python scripts/environment.py install $<
 	touch $@
 
-$(VENV)/run $(VENV)/bench $(VENV)/dev: $(VENV)/%: requirements/%.txt | $(VENV)/bin/python
+# Where its Python has gone, as after an upgrade of the system, what was installed counts for nothing.
+GONE := $(if $(shell test -x $(BIN)/python && echo there),,python-is-gone)
+.PHONY: python-is-gone
+python-is-gone: ;
+
+$(VENV)/run $(VENV)/bench $(VENV)/dev: $(VENV)/%: requirements/%.txt $(GONE) | $(VENV)/bin/python
 	echo 'Installing requirements/$*.txt into $(VENV) ...'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/python scripts/environment.py install $<
 	touch $@

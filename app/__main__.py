@@ -122,17 +122,18 @@ def check(_options: argparse.Namespace) -> int:
 
     started = start.prepare(reading, start.check_folders)
     started.listener.close()
-    told = started.settings
-    served = ", ".join(model.name for model in started.catalogue.all)
-    print(f"all is well: {served} on {told.host} port {told.port}")  # noqa: T201
+    models = ", ".join(model.name for model in started.catalogue.all)
+    address = f"{started.settings.host} port {started.settings.port}"
+    print(f"all is well: {models} on {address}")  # noqa: T201
     return 0
 
 
 def _read() -> Reading:
     """The settings, where a server can run at all. Raises SystemLacks."""
     reading = settings.read()
-    from app import system  # before what needs its threads at its loading
+    from app import memory, system  # before what needs its threads at its loading
 
+    memory.give_memory_back()
     try:
         system.require(reading.settings)
     except SystemLacks as error:

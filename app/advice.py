@@ -43,17 +43,17 @@ class Place:
 HERE = Place(image.RECORD.is_file())
 
 
-def unreadable(path: Path, error: OSError) -> str:
+def unreadable(path: Path, error: OSError, place: Place = HERE) -> str:
     """Why a file can't be read, in words, and what to do."""
     if not isinstance(error, PermissionError):
         return f"{error.strerror}; mount it or correct the path"
     user, closed = os.geteuid(), _closed_folder(path)
     if closed:
         return (
-            f"user {user} may not enter the folder {closed}: {HERE.host}`chmod a+x` that folder, "
+            f"user {user} may not enter the folder {closed}: {place.host}`chmod a+x` that folder, "
             f"or `chown {user}` it"
         )
-    return f"user {user} may not read it: {HERE.host}`chmod a+r` the file, or `chown {user}` it"
+    return f"user {user} may not read it: {place.host}`chmod a+r` the file, or `chown {user}` it"
 
 
 def _closed_folder(path: Path) -> Path | None:
@@ -62,7 +62,8 @@ def _closed_folder(path: Path) -> Path | None:
         (
             folder
             for folder in reversed(path.absolute().parents)
-            if os.access(folder, os.F_OK) and not os.access(folder, os.X_OK)
+            if os.access(folder, os.F_OK, effective_ids=True)
+            and not os.access(folder, os.X_OK, effective_ids=True)
         ),
         None,
     )

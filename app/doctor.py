@@ -21,7 +21,7 @@ from app import local, models
 from app.advice import HERE
 from app.devices import causes, discovery, link, sysfs, telemetry
 from app.devices.discovery import DFU_ID, PCI_ID, USB_ID, Device
-from app.errors import ReefError
+from app.errors import StartError
 from app.settings import Settings
 
 Level = Literal["ok", "note", "warning", "error"]
@@ -32,6 +32,10 @@ EXIT_STATUS: dict[Level, int] = {"ok": 0, "note": 0, "warning": 10, "error": 20}
 CAP_SYS_ADMIN = 1 << 21
 PAGE_BYTES = 4096
 PROBE_LIMIT_S = 60
+USBFS_MEMORY = "sys/module/usbcore/parameters/usbfs_memory_mb"
+USBFS_MIB_OF_A_STICK = 4
+"""libedgetpu has up to 3 transfers of 1 MiB to a stick under way, and 32 smaller ones from it
+(beagle_usb_driver_provider.cc)."""
 KERNEL_LOG_BYTES = 4 * 1024 * 1024
 
 KERNEL_CAUSES = ("chip_dead", "interrupts", "probe_failed", "secure_boot", "page_table")
@@ -82,6 +86,7 @@ def examine(patient: Patient) -> list[Finding]:
     edgetpus = discovery.edgetpus(patient.root, patient.may_open)
     found = [
         *_devices(patient, edgetpus),
+        *_usb_memory(patient, edgetpus),
         *_container(patient),
         *_cpu(patient),
         *_model(patient, edgetpus),
@@ -116,8 +121,8 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     if not edgetpus:
         try:
             wanted = discovery.choose(patient.settings.devices).asks_for_edgetpu
-        except ReefError as error:
-            yield Finding("devices", "error", str(error))
+        except StartError as error:
+            yield from (Finding("devices", "error", problem) for problem in error.problems)
             wanted = False
         yield Finding(
             "no_device",
@@ -196,6 +201,22 @@ def _owner(patient: Patient, device: Device, shown: telemetry.Telemetry) -> Iter
     )
 
 
+def _usb_memory(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
+    sticks = sum(device.bus == "usb" for device in edgetpus)
+    have = sysfs.number(patient.root / USBFS_MEMORY)
+    need = sticks * USBFS_MIB_OF_A_STICK
+    if sticks > 1 and have and have <= need:  # 0 is no limit
+        enough = 2 * need
+        yield Finding(
+            "usbfs_memory",
+            "warning",
+            f"the kernel gives all programs together {have} MiB for transfers over USB, and "
+            f"{sticks} Edge TPUs may have {need} MiB under way at a time, after which transfers "
+            f"fail: on the host, `echo {enough} | sudo tee /{USBFS_MEMORY}`, and for good "
+            f"usbcore.usbfs_memory_mb={enough} on the kernel's command line",
+        )
+
+
 def _container(patient: Patient) -> Iterator[Finding]:
     if not patient.in_container:
         return
@@ -218,8 +239,8 @@ def _cpu(patient: Patient) -> Iterator[Finding]:
 def _model(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
     try:
         catalogue = models.load(patient.settings)
-    except ReefError as error:
-        yield Finding("model", "error", str(error))
+    except StartError as error:
+        yield from (Finding("model", "error", problem) for problem in error.problems)
         return
     default = catalogue.default
     if edgetpus and "edgetpu" not in default.variants:

@@ -94,7 +94,9 @@ class Problems:
         """Raise the first that was collected, with the sentences of all; nothing where none was."""
         if self._errors:
             first = self._errors[0]
-            sentences = dict.fromkeys(each for error in self._errors for each in error.problems)
+            sentences = dict.fromkeys(
+                sentence for error in self._errors for sentence in error.problems
+            )
             raise type(first)(*sentences) from first
 
 

@@ -25,21 +25,12 @@ class Answer:
 
 def ask(settings: Settings, path: str) -> Answer:
     """What the server answers to a GET, with its API key where there is one. Raises NoServer."""
-    *others, last = settings.local_urls
-    for url in others:
-        try:
-            return _ask(settings, url + path)
-        except NoServer:
-            continue
-    return _ask(settings, last + path)
-
-
-def _ask(settings: Settings, url: str) -> Answer:
+    url = settings.local_url + path
     headers = {"X-API-Key": settings.keys[0]} if settings.keys else {}
     direct = urllib.request.OpenerDirector()  # no proxy, whatever $http_proxy is; every status
     direct.add_handler(urllib.request.HTTPHandler())
     try:
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `local_urls` are http
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `local_url` is http
         with direct.open(request, timeout=TIMEOUT_S) as answer:
             status, said = answer.status, answer.read()
         body = json.loads(said)

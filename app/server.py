@@ -1,7 +1,6 @@
 """gunicorn as Reef needs it: one worker, slow clients cut off, nothing lost at a stop."""
 
 import contextlib
-import ctypes
 import logging
 import math
 import os
@@ -41,9 +40,6 @@ SPARE_THREADS = 16  # for /health and its kind, beside every admitted request
 MARGIN_S = 5.0  # what a stop may take beyond the drain and the last request
 BACKLOG = 256
 CONNECTIONS = 4000  # open at a time, nearly all of them idle
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of malloc.h
-ARENAS = 4  # of glibc, by itself eight a core; each keeps up to LARGE_BYTES for its threads
-LARGE_BYTES = 12 * 1024 * 1024  # more than a bitmap of 1920x1080, less than Pillow's own blocks
 
 
 def serve(
@@ -53,7 +49,6 @@ def serve(
 
     `heartbeat` is a folder for the file by which gunicorn's worker says that it lives.
     """
-    give_memory_back()
     log.info("Listening on %s port %d", settings.host, settings.port)
     level, who = who_may_ask(settings)
     log.log(level, "%s", who)
@@ -96,18 +91,6 @@ def _key_option(settings: Settings) -> str:
     return f'-H "X-API-Key: {key}" '
 
 
-def give_memory_back() -> None:
-    """Have large blocks go back to the system as soon as they are freed.
-
-    Left alone, glibc learns to keep blocks as large as bodies and bitmaps, for each of its arenas:
-    after a flood of large pictures, the process would stay at many times what it needs.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
-        mallopt(M_ARENA_MAX, ARENAS)
-
-
 def listen(settings: Settings) -> socket.socket:
     """The listening socket. Its timeouts are inherited by every connection that it accepts.
 
@@ -121,6 +104,8 @@ def listen(settings: Settings) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, idle)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, idle)
+            if family == socket.AF_INET6:  # whatever net.ipv6.bindv6only says
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             listener.bind((settings.host, settings.port))
             listener.listen(BACKLOG)
             undo.pop_all()

@@ -38,6 +38,8 @@ from app.variables import PREFIX
 CONFIG_VARIABLE = "REEF_CONFIG"
 DEFAULT_CONFIG = "reef.yaml"
 KEY_FILE = "api_key_file"
+LOCAL = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - where it is reached from here
+"""Who listens on every address of IPv6 takes IPv4 too, and IPv6 may have no loopback."""
 MAX_RESULTS = 1000
 MAX_KEY_FILE_BYTES = 64 * 1024
 KEYS = re.compile(r"[\x21-\x7e]{16,256}(\n[\x21-\x7e]{16,256})*")  # one a line
@@ -250,16 +252,8 @@ class Settings(BaseModel):
     @property
     def local_url(self) -> str:
         """Where this host reaches the server: `http://127.0.0.1:5000`."""
-        return self.local_urls[0]
-
-    @property
-    def local_urls(self) -> tuple[str, ...]:
-        """All that may lead there: `::` takes IPv4 too, and IPv6 may have no loopback."""
-        hosts = {"0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104
-        return tuple(
-            f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-            for host in hosts.get(self.host, (self.host,))
-        )
+        host = LOCAL.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def loopback_only(self) -> bool:

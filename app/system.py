@@ -120,16 +120,17 @@ def heartbeat_folder(settings: Settings, in_memory: Path = IN_MEMORY) -> Path:
 def require_folder(setting: str, folder: Path, may: Callable[[Path], bool]) -> None:
     """Raise SettingsError if nothing can be written there; nothing is made. `may`: whether this
     process may write to a folder that is there."""
-    there = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
-    if not there.is_dir():
-        raise SettingsError(f"{setting}: '{there}' is no folder; name another")
-    if not may(there):
+    path = (folder, *folder.absolute().parents)
+    nearest = next(above for above in path if os.path.lexists(above))
+    if not nearest.is_dir():
+        raise SettingsError(f"{setting}: '{nearest}' is no folder; name another")
+    if not may(nearest):
         raise SettingsError(
             f"{setting}: '{folder}' can't be written to by user {os.geteuid()}; let it write to "
-            f"'{there}', or name another folder"
+            f"'{nearest}', or name another folder"
         )
 
 
 def may_write(folder: Path) -> bool:
     """Whether this process may make files in a folder."""
-    return os.access(folder, os.W_OK | os.X_OK)
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)

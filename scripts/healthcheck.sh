@@ -26,10 +26,7 @@ main() {
         { [ -e "$config" ] && grep --quiet 'host\|port' "$config"; }; then
         exec "${PYTHON:-/opt/reef/venv/bin/python}" -m app healthcheck
     fi
-    case $host in
-    0.0.0.0) host=127.0.0.1 ;;
-    ::) host=::1 ;;
-    esac
+    [[ $host != 0.0.0.0 && $host != :: ]] || host=127.0.0.1 # `::` takes IPv4 too
     ask "$host" "$port"
 }
 

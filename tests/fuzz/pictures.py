@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from app.http import create_app
-from app.server import give_memory_back
+from app.memory import give_memory_back
 from tests import colour_model
 from tests.corpus import make, mutate
 from tests.support import encode, exif, make_settings, noise, running

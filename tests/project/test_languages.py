@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app import system
 from app.devices import discovery, telemetry
 from app.devices.discovery import DFU_ID, DRIVER_REMEDY, PCI_ID, USB_ID
 from tests.host.hosts import Host, make_host
@@ -89,6 +90,16 @@ def test_a_card_that_another_driver_has_is_told_by_both(host: Host, driver: str)
     assert (f"held by the driver {driver}" in host.run().text) is taken
     (device,) = discovery.edgetpus(host.root)
     assert (driver in device.problem) is taken
+
+
+def test_the_docker_from_which_on_threads_start_is_the_same(host: Host) -> None:
+    host.note("docker-info", f"{system.DOCKER_WITH_THREADS}|[]\n")
+    assert host.run().check("docker") == f"ok {system.DOCKER_WITH_THREADS}"
+    *others, last = system.DOCKER_WITH_THREADS.split(".")
+    host.note("docker-info", f"{'.'.join(others)}.{int(last) - 1}|[]\n")
+    assert host.run().check("docker").startswith("warn ")
+    document = (ROOT / "docs/host-setup.md").read_text()
+    assert f"Before Docker {system.DOCKER_WITH_THREADS}," in document
 
 
 def test_drivers_of_virtual_machines_are_named_by_the_shell_too() -> None:

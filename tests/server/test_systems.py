@@ -2,6 +2,7 @@
 
 import errno
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from app.devices.link import ROOT
 from tests.client import ENVIRON, Client, free_port, picture
+from tests.server.conftest import MakeServer
 from tests.server.systems import (
     IN_MEMORY,
     TEMPORARY,
@@ -128,3 +130,63 @@ def test_it_serves_without_this_where_the_run_folder_is_somewhere(
         assert server.predict(picture(200))[0] == 200
     finally:
         assert server.stop() == 0
+
+
+NO_IPV6_LOOPBACK = (
+    "ip link set lo up",
+    "echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6",
+    "echo 1 >/proc/sys/net/ipv6/bindv6only",
+)
+
+
+def test_on_every_address_of_ipv6_it_is_healthy_without_its_loopback(tmp_path: Path) -> None:
+    """In a network namespace whose loopback has IPv4 alone."""
+    before = behind_mounts(*NO_IPV6_LOOPBACK)
+    before.insert(1, "--net")
+    if not shutil.which("ip") or subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("this system makes no network namespaces with IPv6")
+    said = subprocess.run(
+        [*before, "sh", "-c", SERVE_AND_ASK, "sh", sys.executable],
+        env={**ENVIRON, "PYTHONPATH": str(ROOT), "REEF_HOST": "::", "REEF_RUN_DIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert said.returncode == 0, said
+    assert '{"ready":true,' in said.stdout
+
+
+SERVE_AND_ASK = """
+"$1" -m app serve & server=$!
+until "$1" -m app healthcheck; do kill -0 $server || exit 9; sleep 0.2; done
+kill $server
+wait $server
+"""
+
+KUBERNETES = {
+    "REEF_PORT": "tcp://10.96.12.7:5000",
+    "REEF_SERVICE_HOST": "10.96.12.7",
+    "REEF_SERVICE_PORT_HTTP": "5000",
+}
+
+
+def test_in_a_pod_beside_a_service_called_reef_it_serves(
+    start_server: MakeServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    file = tmp_path / "pod.yaml"
+    file.write_text(f"port: {port}\n")  # the variable of that name is the Service's
+    told = {**KUBERNETES, "REEF_CONFIG": str(file), "LOG_LEVEL": "debug"}
+    server = start_server(wait=False, **told)
+    server.port = port
+    server.wait_until(server.is_ready)
+    (line,) = (line for line in server.lines if "Kubernetes" in line)
+    assert "DEBUG" in line
+    assert line.rstrip().endswith(", ".join(sorted(KUBERNETES)))
+
+
+def test_an_open_port_without_a_key_is_warned_of(start_server: MakeServer) -> None:
+    server = start_server(REEF_HOST="0.0.0.0")
+    (line,) = (line for line in server.lines if "WARNING" in line)
+    assert "There is no API key" in line

@@ -1,12 +1,17 @@
 """What messages advise fits where they are read: in the image, or beside a checkout."""
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from app import advice
+from app import advice, models, settings
 from app.advice import Place
+from app.errors import StartError
+from tests import colour_model
 
 IMAGE = Place(in_image=True, python="/opt/reef/venv/bin/python")
 
@@ -47,11 +52,73 @@ def test_the_container_is_stopped_by_make_down() -> None:
     assert "make down" not in checkout("python").stop
 
 
-def test_a_file_that_may_not_be_read_is_told_with_the_user_and_the_remedy(tmp_path: Path) -> None:
-    said = advice.unreadable(tmp_path / "doors.tflite", PermissionError(13, "Permission denied"))
-    assert f"user {os.geteuid()}" in said
-    assert "chmod a+r" in said
-    assert f"chown {os.geteuid()}" in said
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user may pass through, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[int]:
+    """Yields a user who is not root, and whose rights this process has meanwhile."""
+    before = os.geteuid()
+    user = before or NOBODY
+    os.seteuid(user)
+    try:
+        yield user
+    finally:
+        os.seteuid(before)
+
+
+def refusal(settings_of: Mapping[str, str]) -> str:
+    """The line with which these variables stop the start."""
+    with pytest.raises(StartError) as caught:
+        models.load(settings.load(settings_of))
+    (line,) = caught.value.problems
+    return line
+
+
+UNREADABLE = {
+    # the setting that names it, and what the file has
+    "REEF_MODEL": colour_model.build(),
+    "REEF_API_KEY_FILE": b"0123456789abcdef\n",
+    "REEF_CONFIG": b"queue: 7\n",
+}
+
+
+@pytest.mark.parametrize("setting", UNREADABLE)
+def test_a_file_that_may_not_be_read_is_told_with_the_user_and_the_remedy(
+    folder: Path, setting: str
+) -> None:
+    file = folder / "file.tflite"
+    file.write_bytes(UNREADABLE[setting])
+    file.chmod(0)
+    with as_nobody() as user:
+        line = refusal({setting: str(file)})
+    assert str(file) in line
+    assert f"user {user} may not read it: `chmod a+r` the file, or `chown {user}` it" in line
+
+
+@pytest.mark.parametrize("setting", UNREADABLE)
+def test_a_folder_that_is_closed_is_told_and_not_the_file(folder: Path, setting: str) -> None:
+    shut = folder / "shut"
+    shut.mkdir()
+    (shut / "file.tflite").write_bytes(UNREADABLE[setting])
+    shut.chmod(0)
+    with as_nobody() as user:
+        line = refusal({setting: str(shut / "file.tflite")})
+    shut.chmod(0o700)
+    assert f"user {user} may not enter the folder {shut}: `chmod a+x` that folder" in line
+
+
+def test_in_a_container_files_are_the_hosts_to_open(folder: Path) -> None:
+    said = advice.unreadable(folder / "m.tflite", PermissionError(13, "Permission denied"), IMAGE)
+    assert f"user {os.geteuid()} may not read it: on the host, `chmod a+r` the file" in said
 
 
 def test_a_file_that_is_not_there_is_told_as_that(tmp_path: Path) -> None:

@@ -265,6 +265,15 @@ def test_a_model_that_is_not_compiled_is_told(patient: Patient, host: Host, tmp_
     assert f"`{HERE.pull('ssdlite_mobiledet')}`" in said.says
 
 
+def test_everything_that_is_wrong_with_the_models_is_told(patient: Patient) -> None:
+    wrong = {"extra_models": ("/gone.tflite",), "only_labels": ("persn",)}
+    settings = patient.settings.model_copy(update=wrong)
+    findings = doctor.examine(replace(patient, settings=settings))
+    told = [each.says for each in findings if each.check == "model"]
+    assert len(told) == len(wrong)
+    assert "\n" not in "".join(told)
+
+
 def test_googles_own_library_is_told(patient: Patient, host: Host, tmp_path: Path) -> None:
     host.add_pci()
     old = compile_library(tmp_path / "old", "-DOLD_STRUCT")
@@ -326,6 +335,34 @@ def test_a_server_that_wants_its_key_is_a_server(
     findings = found(patient)
     assert findings["server"].level == "ok"
     assert "REEF_API_KEY" in findings["server_key"].says
+
+
+@pytest.mark.parametrize(
+    ("sticks", "limit", "told"),
+    [
+        (1, "16", False),
+        (1, "2", False),
+        (3, "16", False),
+        (4, "16", True),
+        (6, "16", True),
+        (4, "17", False),
+        (6, "64", False),
+        (4, "0", False),  # no limit
+        (4, "", False),
+    ],
+)
+def test_sticks_that_may_want_more_memory_than_usb_has_are_told(
+    patient: Patient, host: Host, sticks: int, limit: str, told: bool
+) -> None:
+    for port in range(sticks):
+        host.add_usb(f"2-{port + 1}", LOADED)
+    put(host, doctor.USBFS_MEMORY, f"{limit}\n")
+    finding = found(patient).get("usbfs_memory")
+    assert (finding is not None) is told
+    if finding:
+        assert finding.level == "warning"
+        assert f"{limit} MiB" in finding.says
+        assert f"`echo {8 * sticks} | sudo tee /{doctor.USBFS_MEMORY}`" in finding.says
 
 
 RESET = "usb 2-1: reset SuperSpeed USB device number 3 using xhci_hcd"

@@ -93,6 +93,7 @@ BELOW: dict[str, set[str]] = {
     "stages": set(),
     "tflite": set(),
     "advice": {"image"},
+    "memory": set(),
     "variables": set(),
     "settings": {"advice", "errors", "variables"},
     "logs": {"errors", "settings"},

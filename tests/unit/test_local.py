@@ -74,15 +74,6 @@ def test_nobody_is_no_server() -> None:
         local.ask(make_settings(port=free_port()), "/ready")
 
 
-def test_where_ipv6_has_no_loopback_a_server_on_every_address_is_asked_over_ipv4(
-    reef: Reef,
-) -> None:
-    """The site listens on 127.0.0.1 alone, as a server on `::` does there."""
-    reef.answers["/ready"] = (200, {"ready": True})
-    told = make_settings(host="::", port=reef.port)
-    assert local.ask(told, "/ready") == Answer(200, {"ready": True})
-
-
 def status(port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """scripts/status.py, as scripts/appliance.sh runs it in the container."""
     return subprocess.run(

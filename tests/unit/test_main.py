@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from app import __version__
-from tests.client import ENVIRON
+from tests.client import ENVIRON, free_port
 from tests.support import ROOT
 
 
@@ -62,6 +63,63 @@ def test_wrong_usage_is_explained(arguments: tuple[str, ...]) -> None:
     ran = run(*arguments)
     assert ran.returncode == 2
     assert re.match(r"usage: \S+ -m app ", ran.stderr)
+
+
+def test_check_says_in_one_line_that_all_is_well(tmp_path: Path) -> None:
+    port = free_port()
+    ran = run("check", REEF_PORT=port, REEF_RUN_DIR=tmp_path / "run", REEF_LOG_DIR=tmp_path / "log")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout == f"all is well: efficientdet_lite0 on 127.0.0.1 port {port}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG = {
+    "REEF_PROT": "1",
+    "REEF_QUEUE": "many",
+    "REEF_DEVICES": "lpt",
+    "REEF_ONLY_LABELS": "persn",
+    "REEF_EXTRA_MODELS": "/gone.tflite",
+    "REEF_RUN_DIR": "/proc/self/reef",
+    "REEF_LOG_DIR": "/proc/self/logs",
+    "REEF_HOST": "192.0.2.1",
+}
+
+
+def test_check_says_everything_that_is_wrong_a_line_each() -> None:
+    ran = run("check", **WRONG)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    told = ran.stderr.splitlines()
+    assert len(told) == len(WRONG)
+    for name in WRONG:
+        words = "can't listen on 192.0.2.1" if name == "REEF_HOST" else f"{name}: "
+        assert [line for line in told if line.startswith(f"reef: {words}")], told
+
+
+def test_serve_says_as_much() -> None:
+    ran = run("serve", **{**WRONG, "REEF_RUN_DIR": ""})
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert len(ran.stderr.splitlines()) == len(WRONG) - 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"REEF_QUEUE": "0"}, 2),
+        ({"REEF_DEVICES": "auto,cpu"}, 2),
+        ({"REEF_MODEL": "/gone.tflite"}, 3),
+        ({"REEF_HOST": "192.0.2.1"}, 4),
+    ],
+)
+def test_check_ends_as_the_start_would(wrong: dict[str, str], status: int) -> None:
+    told = {"REEF_PORT": str(free_port())} | wrong
+    assert run("check", **told).returncode == run("serve", **told).returncode == status
+
+
+def test_check_says_that_the_port_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ran = run("check", REEF_PORT=other.getsockname()[1])
+    assert ran.returncode == 4
+    assert "Address already in use; set REEF_HOST or REEF_PORT" in ran.stderr
 
 
 HEALTH = [

@@ -361,7 +361,8 @@ def test_an_address_of_this_computer_alone_is_known_as_that(host: str, loopback:
     [
         ("127.0.0.1", "http://127.0.0.1:5000"),
         ("0.0.0.0", "http://127.0.0.1:5000"),
-        ("::", "http://[::1]:5000"),
+        ("::", "http://127.0.0.1:5000"),
+        ("::1", "http://[::1]:5000"),
         ("camera.lan", "http://camera.lan:5000"),
     ],
 )
