@@ -26,13 +26,7 @@ main() {
         { [ -e "$config" ] && grep --quiet 'host\|port' "$config"; }; then
         exec "${PYTHON:-/opt/reef/venv/bin/python}" -m app healthcheck
     fi
-<<<<<<< HEAD
-    case $host in
-    0.0.0.0 | ::) host=127.0.0.1 ;; # on :: the server takes IPv4 too
-    esac
-=======
     [[ $host != 0.0.0.0 && $host != :: ]] || host=127.0.0.1 # `::` takes IPv4 too
->>>>>>> w-firsthour
     ask "$host" "$port"
 }
 
