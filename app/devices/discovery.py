@@ -134,6 +134,18 @@ def edgetpus(root: Path = Path("/"), may_open: MayOpen = may_open) -> list[Devic
     return [*_on_pci(root, may_open), *_on_usb(root, may_open)]
 
 
+def on_bus(device: Device, root: Path = Path("/")) -> bool:
+    """Whether an Edge TPU is there at this moment; a CPU always is."""
+    match device.bus:
+        case "usb":
+            return sysfs.there(root / "sys/bus/usb/devices" / device.node)
+        case "pci":
+            address = device.id.removeprefix("pci:")
+            node = bool(device.node) and sysfs.there(root / "sys/class/apex" / device.node)
+            return node or sysfs.there(root / "sys/bus/pci/devices" / address)
+    return True
+
+
 def _on_pci(root: Path, may_open: MayOpen) -> list[Device]:
     nodes: dict[str, str] = {}  # PCI address → apex_N
     for entry in sysfs.entries(root / "sys/class/apex"):

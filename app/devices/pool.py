@@ -248,10 +248,9 @@ class Pool:
         able = [each.status() for each in self._able(model)]
         if able:
             return "; ".join(f"{each.id} {each.reason}" for each in able)
-        if refusing := [each for each in self._supervisors if each.has(model)]:
-            refusals = ((each.id, each.why_refused(model)) for each in refusing)
-            if why := "; ".join(f"{device}: {reason}" for device, reason in refusals if reason):
-                return f"model {model.name} is not served by {why}"
+        refusals = ((each.id, self._why_refused(each, model)) for each in self._supervisors)
+        if why := "; ".join(f"{device} {reason}" for device, reason in refusals if reason):
+            return why
         kinds = " or ".join(model.variants)
         if "cpu" in model.variants:
             return f"model {model.name}: the CPU {NO_FALLBACK}, and no Edge TPU is there"
@@ -259,6 +258,10 @@ class Pool:
             f"model {model.name} runs on {kinds} only, and there is no such device; "
             "REEF_MODEL_CPU names its counterpart for the CPU"
         )
+
+    def _why_refused(self, supervisor: Supervisor, model: Model) -> str:
+        why = supervisor.why_refused(model) if supervisor.has(model) else ""
+        return f"does not serve {model.name}: {why}" if why else ""
 
     def is_degraded(self, model: Model, kind: Kind) -> bool:
         """Whether a device of that kind answers for a model in an Edge TPU's place."""
@@ -272,9 +275,12 @@ class Pool:
             usable = any(each.usable for each in able if each.device.kind == "edgetpu")
             if usable or not self.is_degraded(model, "cpu"):
                 return ""
-            there = [each for each in self._supervisors if each.device.kind == "edgetpu"]
-            edgetpus = [each.status() for each in there]
-        why = "; ".join(f"{each.id} {each.reason}" for each in edgetpus)
+            reasons = [
+                f"{each.id} {each.status().reason or self._why_refused(each, model)}"
+                for each in self._supervisors
+                if each.device.kind == "edgetpu"
+            ]
+        why = "; ".join(reasons)
         return f"the CPU answers instead of an Edge TPU: {why or 'none is there'}"
 
     def is_ready(self, model: Model) -> bool:

@@ -134,15 +134,20 @@ class Engine:
     comes alone, and, for several at a time, in one per thread. Two inferences with one thread each
     take a quarter less CPU time than with two each: none waits for its other half.
 
-    Raises ValueError if the file has changed, and what LoadedModel raises.
+    Raises ValueError if the file has changed or can't be read, and what LoadedModel raises.
     """
 
     def __init__(
         self, file: ModelFile, threads: int, delegate: EdgeTpuDelegate | None = None
     ) -> None:
-        with open(file.path, "rb") as model:
-            if hashlib.file_digest(model, "sha256").hexdigest() != file.sha256:
-                raise ValueError(f"{file.path} has changed since Reef started; restart Reef")
+        try:
+            with open(file.path, "rb") as model:
+                digest = hashlib.file_digest(model, "sha256").hexdigest()
+        except OSError as error:
+            why = f"{file.path} can't be read any more ({error.strerror}); put it back"
+            raise ValueError(why) from error
+        if digest != file.sha256:
+            raise ValueError(f"{file.path} has changed since Reef started; restart Reef")
         self.file = file
         self.on_all_threads = LoadedModel(file, threads, delegate)
         self.on_one_thread = [self.on_all_threads]

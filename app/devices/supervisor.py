@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from app.advice import HERE
-from app.devices import link, telemetry
+from app.detection import Outputs
+from app.devices import discovery, link, telemetry
 from app.devices.condition import Condition
 from app.devices.discovery import Device
 from app.devices.job import Inference, Job
@@ -43,6 +44,7 @@ UNKNOWN_MEDIAN_S = 0.01  # until the first inference is timed
 DOUBT_S = 1.0  # idle for so long, a device is tried whatever its last times were
 NEARLY_WELL = 1.3  # times its best latency; a device that was slow may be told slow again after it
 HOT_FACTOR = 4  # a hot device counts as so many times slower than it is, and can cool down
+HOPELESS_STARTS = 2  # failed in a row, and nobody waits for the next one
 CRASHES_TO_BAR = 2  # in a row, at the start, by one model among others
 
 BARRED = (
@@ -121,6 +123,7 @@ class Supervisor:
         self._crashes: Counter[str] = Counter()  # at the start, in a row, by model
         # How it did until now.
         self._timings = {name: Timings(device.bus) for name in models}
+        self._references: dict[str, Outputs] = {}  # what the known pictures gave at first
         self._busy = BusyShare()
         self._busy_s = 0.0
         self._runtime = ""
@@ -138,6 +141,7 @@ class Supervisor:
         # When it is started again.
         self._backoff = Backoff(backoff_max_s)
         self._down: DeviceDown | None = None  # why it is not ready, until it is again
+        self._failed_starts = 0  # in a row, that did not come as far as the self-test
         self._ready_at = 0.0
         self._again_at = 0.0
         self._repeats = Repeats()
@@ -198,8 +202,7 @@ class Supervisor:
         now = time.monotonic()
         if self._absent_since is None:
             self._absent_since = now
-        starting = self._session is not None and self._condition.state == "starting"
-        if starting:  # its firmware is loaded: it comes back as another device
+        if self._session and self._session.opening:  # its firmware may be being loaded
             return
         if self._session is None or now - self._absent_since >= ABSENT_S:
             self._hinder(Hindrance("gone", GONE, urgent=True))
@@ -216,7 +219,7 @@ class Supervisor:
         """Somebody saw to it: what it failed of before may well be mended."""
         self._backoff.begin_anew()
         self._again_at = 0.0
-        self._down = None
+        self._down, self._failed_starts = None, 0
 
     @property
     def absent(self) -> bool:
@@ -371,6 +374,8 @@ class Supervisor:
         hindrance = self._hindrance
         if hindrance is None:
             return False
+        if hindrance.state == "gone":
+            log.warning("%s: %s", self.device.id, hindrance.reason)
         self._become(Condition.hindered(hindrance.state, hindrance.reason))
         self._wake.wait()
         return True
@@ -381,33 +386,50 @@ class Supervisor:
         if pause_s <= 0:
             return False
         reason = f"{self._down}; it is started again in {pause_s:.0f} s"
-        self._become(Condition.resting(reason, self._again_at))
+        hopeless = self._failed_starts >= HOPELESS_STARTS
+        self._become(Condition.resting(reason, math.inf if hopeless else self._again_at))
         self._wake.wait(pause_s)
         return True
 
     def _bring_up(self) -> Session:
+        if not discovery.on_bus(self.device, self._host_root):  # the next look tells for how long
+            with self._owner.lock:
+                self._absent_since = self._absent_since or time.monotonic()
+                self._hindrance = Hindrance("gone", GONE, urgent=True)
+            raise DeviceDown("gone", GONE)
         now = time.monotonic()
         reason = f"is being started again: {self._down}" if self._down else STARTING
         models, barred = self._worth_loading()
         setup = self._make_setup(models)  # its node may have another name than last time
         with self._owner.lock:
             self._ready_at = 0.0
-            self._condition = Condition.starting(reason, now, START_USUAL_S[self.device.bus])
+            hopeless = self._failed_starts >= HOPELESS_STARTS
+            usual_s = 0.0 if hopeless else START_USUAL_S[self.device.bus]
+            self._condition = Condition.starting(reason, now, usual_s)
             for timings in self._timings.values():
                 timings.begin_anew()
         try:
             process = self._start_process(setup)
         except OSError as error:
             raise DeviceDown("spawn", f"its process can't be started: {error}") from error
-        session = Session(self.device, process, setup, models, self._timings, closing=self._closing)
+        session = Session(
+            self.device,
+            process,
+            setup,
+            models,
+            self._timings,
+            self._references,
+            closing=self._closing,
+            tick=self._while_starting,
+        )
         session.refused.update(barred)
         with self._owner.lock:
             self._session = session
-        session.load(self._while_starting, self._wait_for_another)
+        session.load(self._wait_for_another)
         session.prove()
         now = time.monotonic()
         with self._owner.lock:
-            self._down = None
+            self._down, self._failed_starts = None, 0
             self._ready_at = self._answered = self._tested = now
             self._runtime = session.runtime
             self._refused = session.refused
@@ -552,6 +574,10 @@ class Supervisor:
                     run.job.failed(self.device.id)
             self._owner.take_back([run.job for run in runs if run.job])
         served_s = now - self._ready_at if self._ready_at else 0.0
+        if down.kind == "selftest":
+            served_s = 0.0  # nobody knows for how long it had been giving wrong answers
+        if down.kind in ("spawn", "load", "start"):
+            self._failed_starts += 1
         self._blame(down, served_s)
         if session:
             session.end(down)
@@ -559,9 +585,7 @@ class Supervisor:
         self._down = down
         pause_s = 0.0 if gone else self._backoff.pause_s(served_s)
         when = f"in {pause_s:g} s" if pause_s else "at once"
-        if gone:
-            log.warning("%s: %s", self.device.id, down)
-        else:
+        if not gone:
             log.error("%s: %s; starting it again %s", self.device.id, down, when)
         if session:
             self._await_end(session)

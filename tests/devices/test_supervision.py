@@ -78,6 +78,32 @@ def test_the_known_picture_comes_by_under_load(
     assert "test picture" in rig.status(PCI).reason or rig.state(PCI) == "ready"
 
 
+@pytest.mark.parametrize("nonsense", ["zeros", "stale"])
+def test_nonsense_that_began_at_work_is_not_believed_at_the_next_start(
+    host: Host, make_rig: MakeRig, nonsense: str
+) -> None:
+    """Of a model of one's own nobody knows the right answer, but it must be the one at first."""
+    host.add_pci()
+    rig = make_rig(test_every_s=0.2, backoff_max_s=60.0).start()
+    host.behave(APEX, f"invoke={nonsense}")
+    rig.kill(PCI, signal.SIGKILL)
+    wait_for(lambda: rig.status(PCI).failures.get("selftest", 0) >= 1)
+    assert rig.infer(3) == "cpu"
+    host.behave(APEX, "")
+    rig.wait(PCI, "ready")
+    assert rig.infer(4) == PCI
+
+
+def test_a_device_whose_answers_come_late_does_not_become_ready(
+    host: Host, make_rig: MakeRig
+) -> None:
+    host.add_pci()
+    host.behave(APEX, "invoke=stale")
+    rig = make_rig(backoff_max_s=60.0).start("cpu")
+    wait_for(lambda: rig.state(PCI) == "waiting")
+    assert "another answer for the test picture" in rig.status(PCI).reason
+
+
 def test_a_device_that_fails_now_and_then_is_left_alone_more_and_more(
     host: Host, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,7 +157,7 @@ def test_an_extra_model_that_changed_does_not_stop_the_default_one(
     assert status.models == ("first_edgetpu",)
     assert "has changed since Reef started" in status.refused["second_edgetpu"]
     assert f"{PCI}: does not serve second_edgetpu" in caplog.text
-    with pytest.raises(NoDevice, match=r"second_edgetpu is not served by .* has changed"):
+    with pytest.raises(NoDevice, match=r"does not serve second_edgetpu: .* has changed"):
         rig.infer(model="second_edgetpu")
 
 
@@ -276,6 +302,22 @@ def test_a_device_that_hangs_at_its_opening_keeps_nobody_waiting(
         rig.infer(within_s=25)
 
 
+def test_a_device_that_can_never_be_opened_keeps_nobody_waiting(
+    host: Host, make_rig: MakeRig, served_alone: Catalogue
+) -> None:
+    host.add_pci()
+    host.behave(APEX, "create=dead")
+    rig = make_rig(served_alone, backoff_max_s=1.0)
+    rig.pool.start()
+    wait_for(lambda: rig.status(PCI).failures.get("load", 0) >= 2)
+    for _ in range(5):
+        with pytest.raises(NoDevice, match="no driver behind it"):
+            rig.infer(within_s=60)
+    host.behave(APEX, "")
+    rig.wait(PCI, "ready")
+    assert rig.infer() == PCI
+
+
 def test_who_comes_too_late_while_no_device_is_there_is_not_told_to_send_less(
     host: Host, make_rig: MakeRig, served_alone: Catalogue
 ) -> None:
@@ -305,6 +347,39 @@ def test_a_card_that_fell_off_the_bus_is_closed_and_gets_no_pictures(
     host.apex(temp="51000")
     rig.wait(PCI, "ready", looking=True)
     assert rig.infer() == PCI
+
+
+def test_a_stick_that_is_pulled_is_gone_and_nothing_else(
+    host: Host, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.add_usb(PORT, LOADED)
+    host.behave(PORT, "pulled=abort")
+    rig = make_rig(backoff_max_s=60.0).start()
+    host.remove_usb(PORT)
+    wait_for(lambda: rig.state(USB) == "gone")  # before anybody looks
+    lines = [record.message for record in caplog.records if record.message.startswith(USB)]
+    assert len(lines) == 2
+    assert "SIGABRT" in lines[0]
+    assert "plug it in again" in lines[1]
+    host.add_usb(PORT, LOADED)
+    rig.wait(USB, "ready", looking=True)
+
+
+@pytest.mark.parametrize("trouble", ["off the bus", "pulled"])
+def test_a_device_that_hangs_in_its_self_test_is_still_looked_at(
+    host: Host, make_rig: MakeRig, trouble: str
+) -> None:
+    host.add_pci()
+    host.behave(APEX, "invoke=hang")
+    rig = make_rig().start("cpu")
+    wait_for(lambda: bool(host.happened("hangs")))
+    if trouble == "pulled":
+        host.remove_pci()
+        rig.wait(PCI, "gone", looking=True)
+    else:
+        host.apex(temp="-89700")
+        rig.wait(PCI, "unusable", looking=True)
+    assert "hang" not in rig.status(PCI).failures
 
 
 def test_a_stick_that_leaves_the_bus_at_each_crash_is_left_alone_longer_each_time(
