@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from app import local, models
 from app.advice import HERE
-from app.devices import causes, discovery, link, sysfs, telemetry
+from app.devices import causes, discovery, link, ownership, sysfs, telemetry
 from app.devices.discovery import DFU_ID, PCI_ID, USB_ID, Device
 from app.devices.status import STARTING
 from app.errors import StartError
@@ -133,14 +133,17 @@ def _devices(patient: Patient, edgetpus: list[Device]) -> Iterator[Finding]:
             "virtual machine if this is one; without it the CPU serves",
         )
     for device in edgetpus:
+        shown = telemetry.read(device, patient.root)
+        findings = [
+            Finding(each.check, "error" if each.grave else "warning", each.says)
+            for each in telemetry.findings(device, shown)
+        ]
+        findings += _owner(patient, device, shown)
         if device.problem:
             yield Finding("unusable", "error", f"{device.id} {_why_unusable(patient, device)}")
-        else:
+        elif not any(each.level == "error" for each in findings):
             yield Finding("device", "ok", f"{device.id}: {device.about}")
-        shown = telemetry.read(device, patient.root)
-        for each in telemetry.findings(device, shown):
-            yield Finding(each.check, "error" if each.grave else "warning", each.says)
-        yield from _owner(patient, device, shown)
+        yield from findings
         if shown.firmware_loaded is False:
             yield Finding(
                 "dfu",
@@ -187,18 +190,21 @@ def _why_unusable(patient: Patient, device: Device) -> str:
 
 
 def _owner(patient: Patient, device: Device, shown: telemetry.Telemetry) -> Iterator[Finding]:
-    if shown.owner is None:
+    if not ownership.owner(device.bus, device.node, patient.root):
         return
     ours = sysfs.number(patient.settings.run_dir / f"{device.lock}.lock")
     if ours is not None and sysfs.there(patient.root / f"proc/{ours}"):
         yield Finding("owner", "ok", f"{device.id} is at work for Reef, process {ours}")
         return
-    name = sysfs.read(patient.root / f"proc/{shown.owner}/comm")
+    who = "a program"  # which one, the kernel doesn't tell of a stick
+    if shown.owner is not None:
+        name = sysfs.read(patient.root / f"proc/{shown.owner}/comm")
+        who = f"process {shown.owner}{f' ({name})' if name else ' of the host'}"
     yield Finding(
         "owner",
         "error",
-        f"{device.id} belongs to process {shown.owner}{f' ({name})' if name else ' of the host'}: "
-        "one process at a time may have it, so stop that one, or let it ask Reef over HTTP",
+        f"{device.id} belongs to {who}: one process at a time may have it, so stop that one, or "
+        "let it ask Reef over HTTP",
     )
 
 

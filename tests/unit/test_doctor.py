@@ -114,6 +114,14 @@ def owned(host: Host) -> None:
     put(host, "proc/4711/comm", "frigate.detecto\n")
 
 
+def claimed(host: Host) -> None:
+    """Some program has the stick."""
+    host.add_usb("2-1", LOADED)
+    interface = host.root / "sys/bus/usb/devices/2-1/2-1:1.0"
+    interface.mkdir()
+    (interface / "driver").symlink_to("../../../../bus/usb/drivers/usbfs")
+
+
 def kernel_says(*lines: str) -> Callable[[Host], None]:
     """These lines are in the kernel's log."""
 
@@ -142,6 +150,7 @@ ILL: dict[str, tuple[Callable[[Host], object], str, str, str]] = {
     "no node": (no_node, "unusable", "error", "compose.pcie.yaml"),
     "no node on USB": (no_usb_node, "unusable", "error", "compose.usb.yaml"),
     "owned": (owned, "owner", "error", "belongs to process 4711 (frigate.detecto)"),
+    "claimed": (claimed, "owner", "error", "usb:2-1 belongs to a program"),
     "waits for firmware": (lambda host: host.add_usb(), "dfu", "note", "waits for its firmware"),
     "USB 2": (
         lambda host: host.add_usb("2-1", LOADED, speed="480"),
@@ -231,6 +240,14 @@ def test_a_well_host_has_nothing_to_complain_of(patient: Patient, host: Host) ->
     findings = doctor.examine(patient)
     assert {each.level for each in findings} == {"ok", "note"}
     assert host.events == []  # no device was opened
+
+
+@pytest.mark.parametrize("trouble", [owned, claimed])
+def test_what_cannot_be_used_is_not_called_well(
+    patient: Patient, host: Host, trouble: Callable[[Host], None]
+) -> None:
+    trouble(host)
+    assert "device" not in found(patient)
 
 
 def test_a_card_that_reef_itself_has_is_well(patient: Patient, host: Host) -> None:
