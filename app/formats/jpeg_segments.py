@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from app.formats.needed import Unreadable
@@ -21,13 +22,14 @@ NEEDED = TABLES | FRAMES | {SOS}
 ALONE = {0x01, *range(0xD0, 0xD8), SOI}  # TEM, RST0 to RST7: no segment follows
 
 MARKER = re.compile(rb"\xff[^\x00\xff]")
-AT_MARKER = re.compile(rb"\xff++[^\x00\xff]")  # 0xFF may be repeated before a marker
+AT_MARKER = re.compile(rb"\xff{1,4096}+[^\x00\xff]")  # 0xFF may be repeated before a marker
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 LANDMARK = re.compile(rb"\xff[\xc0-\xc2\xc4\xc9\xca\xcc\xd8-\xdb\xdd\xe0-\xef\xfe]")
 
 FILL, FILL_BYTES = b"\xff", 4096  # how many are looked at at a time
 
-MOST_SEGMENTS = 4096
+MOST_MARKERS = 4096
+MOST_LANDMARKS = 4096  # behind each segment of a wrong length
 MOST_WRONG_LENGTHS = 8
 
 
@@ -54,13 +56,13 @@ def segments(data: bytes) -> Iterator[Segment]:
     at, count, scans, wrong = 2, 0, 0, 0
     while begins := MARKER.search(data, at):
         marker, at = data[begins.end() - 1], begins.end()
+        count += 1
+        if count > MOST_MARKERS:
+            raise Unreadable(f"has more than {MOST_MARKERS} segments", "leave metadata out")
         if marker in ALONE or (marker == EOI and not scans):
             continue
         if marker == EOI:
             return
-        count += 1
-        if count > MOST_SEGMENTS:
-            raise Unreadable(f"has more than {MOST_SEGMENTS} segments", "leave metadata out")
         length = int.from_bytes(data[at : at + 2], "big")
         end = at + length
         if marker in NEEDED:
@@ -97,7 +99,7 @@ def _next_segment(data: bytes, at: int) -> int:
     that was cut off has none, and what comes behind its scan is of the picture itself.
     """
     depth, scanned = 0, False
-    for begins in LANDMARK.finditer(data, at):
+    for begins in islice(LANDMARK.finditer(data, at), MOST_LANDMARKS):
         marker, here = data[begins.end() - 1], begins.start()
         if marker == SOI:
             depth, scanned = depth + 1, False

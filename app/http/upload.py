@@ -30,8 +30,8 @@ TEXTS = ("text/", "application/json", "application/x-www-form-urlencoded")  # ho
 # other signs in a boundary often forget the quotes, and a filename may be in any charset, in which
 # a quote or a backslash may be part of a letter.
 BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]*)"|([^;]*))', re.IGNORECASE)
-NAME = re.compile(r';\s*name\s*=\s*(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
-FILENAME = re.compile(r";\s*filename\*?\s*=", re.IGNORECASE)
+PARAMETER = re.compile(r';\s*([\w*-]+)\s*=\s*(?:"([^"]*)"|([^;]*))')
+"""Of a part's Content-Disposition; what looks like one within another's quotes is none."""
 ANY_CHARSET = "latin-1"  # has a character for every byte
 
 
@@ -57,7 +57,7 @@ def read(request: Request, max_bytes: int, deadline: float) -> Upload:
             raise ImageMissing(f"the request has no body; {HOW}")
         bytes_alone = ", as bytes and not as base64" if kind.startswith(TEXTS) else ""
         raise UnsupportedType(
-            f"can't take a picture from {kind or 'no Content-Type'!r}; {HOW}{bytes_alone}"
+            f"can't take a picture from {kind[:40] or 'no Content-Type'!r}; {HOW}{bytes_alone}"
         )
     coding = coding_of(request.headers.get("Content-Encoding", ""))
     body = _read_body(request.environ["wsgi.input"], request.content_length, max_bytes, deadline)
@@ -121,11 +121,14 @@ def _from_form(body: bytes, boundary: bytes) -> Upload:
     try:
         for part, content in _parts(body, boundary):
             disposition = part.header("Content-Disposition", "")
-            match = NAME.search(disposition)
-            name = (match[1] or match[2] or "") if match else ""
+            parameters = {
+                match[1].lower(): match[2] if match[2] is not None else match[3].strip()
+                for match in PARAMETER.finditer(disposition)
+            }
+            name = parameters.get("name", "")
             if name == FIELD:
                 images.append(content)
-            elif not FILENAME.search(disposition):
+            elif not parameters.keys() & {"filename", "filename*"}:
                 if len(content) > MAX_TEXT_BYTES:
                     raise UploadTooLarge(f"a form field has more than {MAX_TEXT_BYTES} bytes")
                 fields.setdefault(name, []).append(content.decode(errors="replace"))

@@ -182,6 +182,14 @@ FILENAMES = {
 }
 
 
+@pytest.mark.parametrize(
+    "filename", ["; name=foo; ", 'a; name=\\"x\\".jpg', "; filename=", "C:\\x.jpg"]
+)
+def test_what_looks_like_a_name_within_a_filename_is_none(filename: str, client: Client) -> None:
+    head = f'Content-Disposition: form-data; filename="{filename}"; name="image"'.encode()
+    assert client.post("/predict", **form(head + b"\r\n\r\n" + flat())).status_code == 200
+
+
 @pytest.mark.parametrize("first", ["name", "filename"])
 @pytest.mark.parametrize("charset", FILENAMES)
 def test_a_filename_may_be_in_any_charset(charset: str, first: str, client: Client) -> None:

@@ -214,3 +214,25 @@ def test_only_a_baseline_jpeg_in_one_scan_is_decoded_row_by_row(
     picture: bytes, row_by_row: bool
 ) -> None:
     assert needed(picture).row_by_row is row_by_row
+
+
+MARKER_FLOODS = {
+    "markers that stand alone": b"\xff\x01",
+    "beginnings": b"\xff\xd8",
+    "landmarks": b"\xff\xe1",
+    "landmarks with lengths": b"\xff\xe0\x00\x03",
+    "landmarks that point into fill": b"\xff\xe1\x7f\xff" * 4000 + b"\xff" * MEBIBYTE,
+}
+
+
+@pytest.mark.parametrize("before", [b"\xff\xd8", b"\xff\xd8\xff\xe5\0\0"])
+@pytest.mark.parametrize("flood", MARKER_FLOODS)
+def test_a_flood_of_markers_costs_no_more_than_a_few_thousand_of_them(
+    flood: str, before: bytes
+) -> None:
+    """16 MiB of them took up to seven seconds of the processor."""
+    data = before + (MARKER_FLOODS[flood] * (16 * MEBIBYTE // len(MARKER_FLOODS[flood])))
+    began = time.process_time()
+    with pytest.raises(Unreadable):
+        needed(data)
+    assert time.process_time() - began < 1.5
