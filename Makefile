@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 TESTS ?= # all, in the order of pyproject.toml: the fast layers first
 
 help: ## List the targets.
-	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 up: ## Build the container image, start it and wait until it is ready. PORT=5000 and any setting stay
 	$(OTHER_PORT) scripts/appliance.sh up $(patsubst PORT,REEF_PORT,$(CHOSEN))
@@ -34,7 +34,7 @@ bench-image: ## Build the benchmark's image, for docker compose run --rm bench -
 run: $(VENV)/run ## Serve on this machine, in the foreground. PORT=5000
 	$(OTHER_PORT) exec $(BIN)/python -m app serve
 
-check-settings: $(VENV)/run ## Check settings, models and port, and start nothing. PORT=5000
+check-settings: $(VENV)/run ## Check what make run would start with: settings, models, port. PORT=5000
 	$(OTHER_PORT) exec $(BIN)/python -m app check
 
 test: $(VENV)/dev ## Run every test, the fast ones first. TESTS=tests/unit for some

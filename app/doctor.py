@@ -348,6 +348,7 @@ def _kernel_lines(path: Path) -> Iterator[tuple[float, str]]:
 
 def _server(patient: Patient) -> Iterator[Finding]:
     url = patient.settings.local_url
+    where = "in this container" if patient.in_container else f"at {url}"  # another is published
     try:
         ready = local.ask(patient.settings, "/ready")
         shown = local.ask(patient.settings, "/devices")
@@ -360,7 +361,7 @@ def _server(patient: Patient) -> Iterator[Finding]:
         ]
         notes, reason = ready.body["notes"], ready.body["reason"]
     except (local.NoServer, KeyError, TypeError):
-        yield Finding("server", "note", f"no Reef answers at {url}")
+        yield Finding("server", "note", f"no Reef answers {where}")
         return
     if keyed:
         yield Finding(
@@ -371,7 +372,7 @@ def _server(patient: Patient) -> Iterator[Finding]:
     if not failing and reason:
         yield Finding("server", "warning", f"the server says: {reason}")
     if not failing and not reason:
-        yield Finding("server", "ok", f"Reef is ready at {url}")
+        yield Finding("server", "ok", f"Reef is ready {where}")
     for note in notes:
         if note.startswith("this image"):
             yield Finding("image", "warning", note)

@@ -127,6 +127,7 @@ do_sbom() {
 do_up() {
     need_curl
     check_names "$@"
+    check_addresses
     check_folders
     check_volumes
     scripts/devices.sh compose

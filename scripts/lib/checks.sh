@@ -89,18 +89,38 @@ check_files() {
 
 # ------------------------------------------------------------------ ports
 
-# Whether the engine can open them; those that this project has already are left out.
+# Compose would say it in words of its own, and only once what serves is stopped.
+check_addresses() {
+    local name value
+    for name in REEF_PORT REEF_TLS_PORT; do
+        value=$(setting "$name" 5000)
+        [[ $value =~ ^[0-9]{1,5}$ && 10#$value -ge 1 && 10#$value -le 65535 ]] ||
+            die "$name: takes a whole number from 1 to 65535, not '$value'"
+    done
+    value=$(setting REEF_BIND 127.0.0.1)
+    [[ $value =~ ^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$ || $value == *:* ]] ||
+        die "REEF_BIND: takes an address of this computer, as 192.168.1.5, or 0.0.0.0 for all, not '$value'"
+}
+
+# Whether the engine can open them; of those that this project has already, only the address.
 check_ports() {
-    local address port held said other
-    held=$(for id in $(compose ps --quiet 2>/dev/null); do docker port "$id" || true; done)
+    local address port held said other status
+    held=$(for id in $(compose ps --quiet 2>/dev/null); do docker port "$id" || true; done | sed 's/.*-> //')
     while read -r address port; do
-        ! grep --quiet ":$port\$" <<<"$held" || continue
-        said=$(docker run --rm --publish "$address:$port:1" --entrypoint true "$REEF_BASE" 2>&1) || {
-            said=$(sed -n 's/\.$//; s/.*\(Bind for\|listen\|bind:\) /\1 /p' <<<"$said" | head -n 1)
-            other=PORT=5001
-            [ "$port" != "$(setting REEF_TLS_PORT 443)" ] || other=REEF_TLS_PORT=8443
-            [ -z "$said" ] || die "port $port of $address can't be opened (${said##*: }); another one: make up $other"
-        }
+        ! grep --quiet --fixed-strings --line-regexp -- "$address:$port" <<<"$held" || continue
+        ! grep --quiet ":$port\$" <<<"$held" || port=
+        status=0
+        said=$(docker run --rm --publish "$address:$port:1" --entrypoint true "$REEF_BASE" 2>&1) || status=$?
+        [ "$status" -eq 125 ] || continue # the engine's own failure
+        said=$(sed 's/\.$//; /^$/d; /See .docker run --help/d' <<<"$said" | tail -n 1)
+        case $said in
+        *'cannot assign requested address'*)
+            die "this computer has no address $address; correct REEF_BIND, 0.0.0.0 is all that it has"
+            ;;
+        esac
+        other=PORT=5001
+        [ "$port" != "$(setting REEF_TLS_PORT 443)" ] || other=REEF_TLS_PORT=8443
+        die "port ${port:-'of any number'} of $address can't be opened (${said##*: }); another one: make up $other"
     done < <(compose config | ports_of)
 }
 
@@ -125,9 +145,14 @@ ports_of() {
 check_start() {
     local said
     said=$(compose run --rm --no-deps -T reef check 2>&1) || {
-        grep --invert-match '^Creating \|^ *\(Network\|Volume\|Container\) ' <<<"$said" >&2 || true
+        without_progress <<<"$said" >&2
         die "it would not start; what served before still does"
     }
+}
+
+# What Compose says of its own work, and 1.29 of an exit status, is left out.
+without_progress() {
+    grep --invert-match '^Creating \|^ *\(Network\|Volume\|Container\) \|^[0-9]*$' || true
 }
 
 pull_others() {

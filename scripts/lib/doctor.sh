@@ -56,12 +56,13 @@ free_for_docker() {
 }
 
 examine_in_container() {
-    local id status=0
+    local id said status=0
     id=$(container)
     if [ -n "$id" ] && [ "$(docker inspect --format '{{.State.Running}}' "$id")" = true ]; then
         docker exec "$id" reef doctor || status=$?
     elif have "$(setting REEF_IMAGE reef:local)"; then
-        compose run --rm --no-deps -T reef doctor 2>/dev/null || status=$?
+        { said=$(compose run --rm --no-deps -T reef doctor 2>&1 >&3) || status=$?; } 3>&1
+        [ "$status" -eq 0 ] || without_progress <<<"$said" >&2 # such as a setting that is wrong
     else
         finding OK "there is no image yet; make up builds it, and then this says more"
     fi

@@ -183,6 +183,15 @@ def test_a_wrong_setting_or_a_taken_port_leaves_what_serves_alone(copy: Checkout
         refused = copy.make("up", f"PORT={taken}")
     assert refused.status != 0
     assert f"port {taken} of 127.0.0.1 can't be opened" in refused.err
+    for chosen, says in (
+        ("PORT=99999", "REEF_PORT: takes a whole number from 1 to 65535, not '99999'"),
+        ("PORT=abc", "REEF_PORT: takes a whole number from 1 to 65535, not 'abc'"),
+        ("REEF_BIND=localhost", "REEF_BIND: takes an address of this computer"),
+        ("REEF_BIND=203.0.113.7", "this computer has no address 203.0.113.7; correct REEF_BIND"),
+    ):
+        never = copy.make("up", chosen)
+        assert never.status != 0
+        assert says in never.err
     wrong = copy.make("up", "REEF_MIN_SCORE=2", "REEF_QUEUE=none")
     assert wrong.status != 0
     assert "REEF_MIN_SCORE" in wrong.err
