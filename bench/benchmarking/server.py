@@ -25,6 +25,9 @@ METRIC = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
+KEY_WANTED = (401, 403)
+
+
 class Asker:
     """Asks over a connection of its own, which stays open."""
 
@@ -128,15 +131,17 @@ def find_out(target: Target, wait_s: float = WAIT_S) -> About:
                 f"no server answers at {target.url} ({error}); is it running, and is this its "
                 "address? make up starts one here"
             ) from error
-        if status in (401, 403):
-            raise WrongUsage(f"{target.url} wants an API key: --api-key-file FILE")
         if status != 503:
             break
         if time.monotonic() > deadline:
             raise Unreachable(f"{target.url} is not ready after {wait_s:g} s: {_reason(body)}")
         time.sleep(POLL_S)
-    if status != 200:
+    if status not in (200, *KEY_WANTED):
         raise Unreachable(f"{target.url}/ready answers {status}; is this a Reef?")
+    if asker.get("/devices")[0] in KEY_WANTED:  # /ready answers everybody
+        raise WrongUsage(
+            f"{target.url} wants its API key: --api-key-file FILE, or the variable REEF_API_KEY"
+        )
     ready, models = asker.json("/ready"), asker.json("/models")
     about = About(
         str(asker.json("/openapi.json").get("info", {}).get("version", "")),

@@ -1,9 +1,11 @@
 """The tool's parts: its options, the pictures it sends, how it judges answers, its files."""
 
 import base64
+import http.server
 import io
 import itertools
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from bench.benchmarking.client import Target
 from bench.benchmarking.errors import WrongUsage
 from bench.benchmarking.main import main
 from bench.benchmarking.rows import Row, Sample, T, Writer, names, read
+from bench.benchmarking.server import find_out
 from bench.pictures import FORMATS
 from tests.bench.made import ROW, samples, steady
 from tests.bench.scripted import PREDICTIONS
@@ -362,3 +365,28 @@ def test_the_map_of_the_folder_has_every_part() -> None:
     text = (ROOT / "bench" / "README.md").read_text()
     parts = {path.name for path in (ROOT / "bench" / "benchmarking").glob("*.py")}
     assert [name for name in parts - {"__init__.py"} if f"`benchmarking/{name}`" not in text] == []
+
+
+class WantsKey(http.server.BaseHTTPRequestHandler):
+    """Ready, and for whoever has the key."""
+
+    def do_GET(self) -> None:
+        """`/ready` answers everybody."""
+        self.send_response(200 if self.path == "/ready" else 401)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+def test_a_server_that_wants_a_key_is_not_measured_without() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), WantsKey) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            with pytest.raises(WrongUsage, match="wants its API key: --api-key-file FILE"):
+                find_out(Target.parse(url))
+        finally:
+            server.shutdown()
