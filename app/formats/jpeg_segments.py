@@ -18,10 +18,11 @@ NOT_READ = {
 """Headers of frames of kinds that are not read here."""
 FRAMES = READ | set(NOT_READ)
 NEEDED = TABLES | FRAMES | {SOS}
-ALONE = {0x01, *range(0xD0, 0xD8), SOI}  # TEM, RST0 to RST7: no segment follows
 
-MARKER = re.compile(rb"\xff[^\x00\xff]")
-AT_MARKER = re.compile(rb"\xff++[^\x00\xff]")  # 0xFF may be repeated before a marker
+# Those behind which no segment follows are passed over: TEM, RST0 to RST7, SOI.
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+MOST_FILL = 256
+AT_MARKER = re.compile(rb"\xff{1,%d}+[^\x00\xff]" % MOST_FILL)  # 0xFF may be repeated before it
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 LANDMARK = re.compile(rb"\xff[\xc0-\xc2\xc4\xc9\xca\xcc\xd8-\xdb\xdd\xe0-\xef\xfe]")
 
@@ -29,6 +30,22 @@ FILL, FILL_BYTES = b"\xff", 4096  # how many are looked at at a time
 
 MOST_SEGMENTS = 4096
 MOST_WRONG_LENGTHS = 8
+MOST_STEPS = 16_384
+"""How many markers are looked at, of segments, within damaged ones and alone: what bounds the time,
+as all else is searches that read a file once."""
+
+
+class Budget:
+    """The steps that a walk may still take."""
+
+    def __init__(self, steps: int = MOST_STEPS) -> None:
+        self.left = steps
+
+    def spend(self) -> None:
+        """Take one. Raises Unreadable where none is left."""
+        if not self.left:
+            raise Unreadable(f"has more than {MOST_STEPS} markers", "save it anew")
+        self.left -= 1
 
 
 class Segment(NamedTuple):
@@ -51,10 +68,11 @@ def segments(data: bytes) -> Iterator[Segment]:
     Raises Unreadable where one that matters is cut short, or none can be found any more. Limits on
     what a file may have belong here.
     """
-    at, count, scans, wrong = 2, 0, 0, 0
+    at, count, scans, wrong, budget = 2, 0, 0, 0, Budget()
     while begins := MARKER.search(data, at):
+        budget.spend()
         marker, at = data[begins.end() - 1], begins.end()
-        if marker in ALONE or (marker == EOI and not scans):
+        if marker == EOI and not scans:
             continue
         if marker == EOI:
             return
@@ -70,7 +88,7 @@ def segments(data: bytes) -> Iterator[Segment]:
             wrong += 1
             if wrong > MOST_WRONG_LENGTHS:
                 raise Unreadable("has segments of wrong lengths")
-            end = _next_segment(data, at)
+            end = _next_segment(data, at, budget)
         if marker == SOS:
             scans += 1
             finish = END_OF_SCAN.search(data, end)
@@ -90,7 +108,7 @@ def _scan(data: bytes, start: int, stop: int) -> memoryview:
     return memoryview(data)[start:stop]
 
 
-def _next_segment(data: bytes, at: int) -> int:
+def _next_segment(data: bytes, at: int, budget: Budget) -> int:
     """Where the next segment begins, after one at `at` whose length is wrong.
 
     What looks like one within a thumbnail is none: that begins with SOI and ends with EOI. But one
@@ -98,6 +116,7 @@ def _next_segment(data: bytes, at: int) -> int:
     """
     depth, scanned = 0, False
     for begins in LANDMARK.finditer(data, at):
+        budget.spend()
         marker, here = data[begins.end() - 1], begins.start()
         if marker == SOI:
             depth, scanned = depth + 1, False
