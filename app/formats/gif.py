@@ -13,7 +13,7 @@ HAS_COLOURS, COLOURS = 0x80, 0x07  # of the screen's flags: colours follow, 2 to
 
 BLOCK = re.compile(rb"[!,;]")  # an extension, a frame, the end
 EXTENSION, FRAME = b"!", b","
-MOST_BLOCKS = 65_536  # before the first frame
+MOST_BLOCKS = 131_072  # and sub-blocks, before the first frame
 GRAPHIC_CONTROL = re.compile(rb"!\xf9\x04.{4}\0", re.DOTALL)
 
 
@@ -24,22 +24,26 @@ def needed(data: bytes) -> Needed:
     flags = data[10]
     at = SCREEN_BYTES + (3 * 2 ** ((flags & COLOURS) + 1) if flags & HAS_COLOURS else 0)
     screen, control = data[:at], b""
-    for _ in range(MOST_BLOCKS):
-        block = BLOCK.search(data, at)
-        if not block:
-            break
+    left = MOST_BLOCKS
+    while block := BLOCK.search(data, at):
         if block[0] == FRAME:
             return Needed(screen + control + data[block.start() :])
         if block[0] != EXTENSION:
             break
         if graphic := GRAPHIC_CONTROL.match(data, block.start()):
             control = graphic[0]
-        at = _behind(data, block.start() + 2)
+        at, left = _behind(data, block.start() + 2, left)
+        if not left:
+            raise Unreadable(
+                f"has more than {MOST_BLOCKS} blocks before its pixels", "leave metadata out"
+            )
     raise Unreadable("ends before its pixels")
 
 
-def _behind(data: bytes, at: int) -> int:
-    """Where the blocks end of which the first, its length before it, is at `at`."""
-    while at < len(data) and data[at]:
+def _behind(data: bytes, at: int, left: int) -> tuple[int, int]:
+    """Where the blocks end of which the first, its length before it, is at `at`, and how many of
+    the `left` that may be looked at are then left."""
+    while left > 1 and at < len(data) and data[at]:
         at += 1 + data[at]
-    return at + 1
+        left -= 1
+    return at + 1, left - 1

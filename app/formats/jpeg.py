@@ -9,8 +9,6 @@ missing of a scan, with a warning that Pillow does not pass on; at the end of it
 more, and whoever feeds it notices.
 """
 
-import re
-
 from app.formats import exif
 from app.formats.jpeg_segments import (
     ARITHMETIC,
@@ -27,7 +25,9 @@ from app.formats.needed import Needed, Scan, Unreadable
 
 BEGINNING = b"\xff\xd8"
 APP0, APP1, APP14 = 0xE0, 0xE1, 0xEE
-RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+RESTART = b"\xff\xd0"
+SAME_RESTART = bytes(0xD0 if 0xD0 <= byte <= 0xD7 else byte for byte in range(256))
+"""Translates RST0 to RST7 to one, so that they are counted without a list of them."""
 
 # As long as libjpeg wants them at least (its jdmarker.c), and no longer than it looks at them.
 JFIF, JFIF_BYTES = b"JFIF\0", 14
@@ -89,7 +89,7 @@ class Frame:
         for component in components:
             if component in self._to_come and first <= last < COEFFICIENTS:
                 self._to_come[component][first : last + 1] = bytes((low,)) * (last + 1 - first)
-        if interval and len(RESTART.findall(scan.scan)) < (self._units(components) - 1) // interval:
+        if interval and _restarts(scan.scan) < (self._units(components) - 1) // interval:
             raise Unreadable("has a scan without all of its restarts")
         # libjpeg's `has_multiple_scans`, in its jdinput.c
         return count == len(self.components) and not self.progressive
@@ -109,6 +109,10 @@ class Frame:
     def complete(self) -> bool:
         """Every coefficient has come, in full precision."""
         return not any(map(any, self._to_come.values()))
+
+
+def _restarts(data: memoryview) -> int:
+    return bytes(data).translate(SAME_RESTART).count(RESTART)
 
 
 def _divide_up(number: int, by: int) -> int:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
 
 from app.formats.needed import Unreadable
@@ -19,18 +18,34 @@ NOT_READ = {
 """Headers of frames of kinds that are not read here."""
 FRAMES = READ | set(NOT_READ)
 NEEDED = TABLES | FRAMES | {SOS}
-ALONE = {0x01, *range(0xD0, 0xD8), SOI}  # TEM, RST0 to RST7: no segment follows
 
-MARKER = re.compile(rb"\xff[^\x00\xff]")
-AT_MARKER = re.compile(rb"\xff{1,4096}+[^\x00\xff]")  # 0xFF may be repeated before a marker
+# Those behind which no segment follows are passed over: TEM, RST0 to RST7, SOI.
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+MOST_FILL = 256
+AT_MARKER = re.compile(rb"\xff{1,%d}+[^\x00\xff]" % MOST_FILL)  # 0xFF may be repeated before it
 END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 LANDMARK = re.compile(rb"\xff[\xc0-\xc2\xc4\xc9\xca\xcc\xd8-\xdb\xdd\xe0-\xef\xfe]")
 
 FILL, FILL_BYTES = b"\xff", 4096  # how many are looked at at a time
 
-MOST_MARKERS = 4096
-MOST_LANDMARKS = 4096  # behind each segment of a wrong length
+MOST_SEGMENTS = 4096
 MOST_WRONG_LENGTHS = 8
+MOST_STEPS = 16_384
+"""How many markers are looked at, of segments, within damaged ones and alone: what bounds the time,
+as all else is searches that read a file once."""
+
+
+class Budget:
+    """The steps that a walk may still take."""
+
+    def __init__(self, steps: int = MOST_STEPS) -> None:
+        self.left = steps
+
+    def spend(self) -> None:
+        """Take one. Raises Unreadable where none is left."""
+        if not self.left:
+            raise Unreadable(f"has more than {MOST_STEPS} markers", "save it anew")
+        self.left -= 1
 
 
 class Segment(NamedTuple):
@@ -53,16 +68,17 @@ def segments(data: bytes) -> Iterator[Segment]:
     Raises Unreadable where one that matters is cut short, or none can be found any more. Limits on
     what a file may have belong here.
     """
-    at, count, scans, wrong = 2, 0, 0, 0
+    at, count, scans, wrong, budget = 2, 0, 0, 0, Budget()
     while begins := MARKER.search(data, at):
+        budget.spend()
         marker, at = data[begins.end() - 1], begins.end()
-        count += 1
-        if count > MOST_MARKERS:
-            raise Unreadable(f"has more than {MOST_MARKERS} segments", "leave metadata out")
-        if marker in ALONE or (marker == EOI and not scans):
+        if marker == EOI and not scans:
             continue
         if marker == EOI:
             return
+        count += 1
+        if count > MOST_SEGMENTS:
+            raise Unreadable(f"has more than {MOST_SEGMENTS} segments", "leave metadata out")
         length = int.from_bytes(data[at : at + 2], "big")
         end = at + length
         if marker in NEEDED:
@@ -72,7 +88,7 @@ def segments(data: bytes) -> Iterator[Segment]:
             wrong += 1
             if wrong > MOST_WRONG_LENGTHS:
                 raise Unreadable("has segments of wrong lengths")
-            end = _next_segment(data, at)
+            end = _next_segment(data, at, budget)
         if marker == SOS:
             scans += 1
             finish = END_OF_SCAN.search(data, end)
@@ -92,14 +108,15 @@ def _scan(data: bytes, start: int, stop: int) -> memoryview:
     return memoryview(data)[start:stop]
 
 
-def _next_segment(data: bytes, at: int) -> int:
+def _next_segment(data: bytes, at: int, budget: Budget) -> int:
     """Where the next segment begins, after one at `at` whose length is wrong.
 
     What looks like one within a thumbnail is none: that begins with SOI and ends with EOI. But one
     that was cut off has none, and what comes behind its scan is of the picture itself.
     """
     depth, scanned = 0, False
-    for begins in islice(LANDMARK.finditer(data, at), MOST_LANDMARKS):
+    for begins in LANDMARK.finditer(data, at):
+        budget.spend()
         marker, here = data[begins.end() - 1], begins.start()
         if marker == SOI:
             depth, scanned = depth + 1, False

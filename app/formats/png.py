@@ -27,6 +27,7 @@ DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, PALETTE: {1, 2, 4, 8}, 4: {8, 16}, 6:
 
 AROUND = 12  # bytes of a chunk beside its content: length, kind and checksum
 MOST_CHUNKS = 65_536
+MOST_WRONG_LENGTHS = 8  # a checksum is taken over so many bytes, however little is skipped
 SAVE_ANEW = "save it anew, as a PNG or JPEG"
 
 
@@ -117,7 +118,7 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
     Limits on what a file may have belong here.
     """
     view = memoryview(data)
-    at, count = len(SIGNATURE), 0
+    at, count, wrong = len(SIGNATURE), 0, 0
     while at + 8 <= len(data):
         count += 1
         if count > MOST_CHUNKS:
@@ -133,6 +134,9 @@ def _chunks(data: bytes) -> Iterator[Chunk]:
             continue
         sound = zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big")
         if not sound and kind not in CRITICAL and not data[end + 4 : end + 8].isalpha():
+            wrong += 1
+            if wrong > MOST_WRONG_LENGTHS:
+                raise Unreadable("has chunks of wrong lengths")
             at = _next_chunk(data, at + 8)
             continue
         yield Chunk(kind, at, end, sound)

@@ -2,8 +2,12 @@
 
 import contextlib
 import struct
+import sys
 import time
+import tracemalloc
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 
 from app import formats
 from app.formats import Unreadable, exif, needed
+from app.formats.jpeg_segments import AT_MARKER, MOST_FILL
 from app.imaging import FORMATS
 from tests.corpus.make import DAMAGED_SEGMENTS, segment
 from tests.support import (
@@ -31,6 +36,7 @@ BEGINNINGS = {
     "WebP": b"RIFF\0\0\0\0WEBP",
     "GIF": encode(noise((16, 16)), "GIF")[:13],
 }
+GIF_BEGINNING = BEGINNINGS["GIF"] + bytes(3 * 256)  # with its colours
 PICTURES = [encode(noise((24, 16)), kind, exif=orientation(6)) for kind in ("JPEG", "PNG", "WEBP")]
 PICTURES += [encode(noise((24, 16)), kind) for kind in FORMATS]
 PICTURES.append(encode(noise((24, 16)), "JPEG", progressive=True))
@@ -96,8 +102,8 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "kinds": lambda size: PNG_MAGIC + b"\x7f\xff\xff\xfftEXt" + b"IDAT" * (size // 4),
     "WebP chunks": lambda size: b"RIFF\0\0\0\0WEBP" + b"XMP \0\0\0\0" * (size // 8),
     "endless WebP chunks": lambda size: b"RIFF\0\0\0\0WEBP" + b"XMP \xff\xff\xff\xff" * (size // 8),
-    "GIF blocks": lambda size: BEGINNINGS["GIF"] + b"!\xfe\0" * (size // 3),
-    "GIF sub-blocks": lambda size: BEGINNINGS["GIF"] + b"!\xfe" + b"\1x" * (size // 2),
+    "GIF blocks": lambda size: GIF_BEGINNING + b"!\xfe\0" * (size // 3),
+    "GIF sub-blocks": lambda size: GIF_BEGINNING + b"!\xfe" + b"\1x" * (size // 2),
 }
 
 
@@ -108,6 +114,74 @@ def test_the_walk_over_a_megabyte_of_anything_takes_no_second(flood: str) -> Non
     began = time.process_time()
     walk(data)
     assert time.process_time() - began < 1
+
+
+UPLOAD = 15 * MEBIBYTE
+BEHIND_DAMAGE = b"\xff\xd8\xff\xe5\0\0"
+TOO_MANY: dict[str, tuple[bytes, str]] = {
+    "landmarks": (BEHIND_DAMAGE + b"\xff\xe1" * (UPLOAD // 2), "more than 16384 markers"),
+    "segments of a thumbnail": (
+        BEHIND_DAMAGE + b"\xff\xd8" + b"\xff\xe1\0\xfe" * (UPLOAD // 4), "more than 16384 markers",
+    ),
+    "short segments": (BEHIND_DAMAGE + b"\xff\xe0\0\3" * (UPLOAD // 4), "than 16384 markers"),
+    "ends": (b"\xff\xd8" + b"\xff\xd9" * (UPLOAD // 2), "more than 16384 markers"),
+    "markers alone": (b"\xff\xd8" + b"\xff\1" * (UPLOAD // 2), "ends within its header"),
+    "beginnings": (b"\xff\xd8" * (UPLOAD // 2), "ends within its header"),
+    "chunks within each other": (
+        BEGINNINGS["PNG with a header"]
+        + (b"\0\x40\0\0tEXt" + png_chunk(b"IDAT", b"")) * (UPLOAD // 20),
+        "chunks of wrong lengths",
+    ),
+    "sub-blocks": (
+        GIF_BEGINNING + b"!\xfe" + b"\1x" * (UPLOAD // 2), "more than 131072 blocks",
+    ),
+}  # fmt: skip
+
+
+MOST_LINES = 1_000_000
+
+
+def walk_counting_lines(data: bytes) -> None:
+    """The walk; no more than MOST_LINES of Python may run in it."""
+    lines = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        assert lines <= MOST_LINES
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        needed(data)
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("flood", TOO_MANY)
+def test_the_steps_of_a_walk_are_limited_whatever_the_size(flood: str) -> None:
+    data, why = TOO_MANY[flood]
+    with pytest.raises(Unreadable, match=why):
+        walk_counting_lines(data)
+
+
+def test_fill_bytes_are_not_read_without_end_for_every_length_that_leads_to_them() -> None:
+    assert AT_MARKER.match(b"\xff" * MOST_FILL + b"\xe1")
+    assert not AT_MARKER.match(b"\xff" * (MOST_FILL + 1) + b"\xe1")
+
+
+def test_restarts_are_counted_without_a_list_of_them() -> None:
+    picture = encode(noise(), "JPEG")
+    frame = picture.index(b"\xff\xc0")
+    picture = picture[:frame] + segment(0xDD, b"\0\1") + picture[frame:]
+    data = picture[:-2] + b"\xff\xd3" * (MEBIBYTE // 2)
+    tracemalloc.start()
+    try:
+        needed(data)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data)
+    finally:
+        tracemalloc.stop()
 
 
 # ---------------------------------------------------------------------------- EXIF
@@ -214,25 +288,3 @@ def test_only_a_baseline_jpeg_in_one_scan_is_decoded_row_by_row(
     picture: bytes, row_by_row: bool
 ) -> None:
     assert needed(picture).row_by_row is row_by_row
-
-
-MARKER_FLOODS = {
-    "markers that stand alone": b"\xff\x01",
-    "beginnings": b"\xff\xd8",
-    "landmarks": b"\xff\xe1",
-    "landmarks with lengths": b"\xff\xe0\x00\x03",
-    "landmarks that point into fill": b"\xff\xe1\x7f\xff" * 4000 + b"\xff" * MEBIBYTE,
-}
-
-
-@pytest.mark.parametrize("before", [b"\xff\xd8", b"\xff\xd8\xff\xe5\0\0"])
-@pytest.mark.parametrize("flood", MARKER_FLOODS)
-def test_a_flood_of_markers_costs_no_more_than_a_few_thousand_of_them(
-    flood: str, before: bytes
-) -> None:
-    """16 MiB of them took up to seven seconds of the processor."""
-    data = before + (MARKER_FLOODS[flood] * (16 * MEBIBYTE // len(MARKER_FLOODS[flood])))
-    began = time.process_time()
-    with pytest.raises(Unreadable):
-        needed(data)
-    assert time.process_time() - began < 1.5
