@@ -57,7 +57,7 @@ def _read(
     try:
         return parse_labels(lines_of(data), file.classes, vouched)
     except ValueError as error:
-        raise ModelError(f"{source}: {error} (for {path})") from error
+        raise ModelError(f"{setting}{source}: {error} (for {path})") from error
 
 
 def _packed(file: TFLiteFile, path: Path) -> tuple[str, ...]:

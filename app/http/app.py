@@ -46,6 +46,7 @@ class App(Flask):
 def create_app(service: Service) -> Flask:
     """The WSGI application that answers with `service`."""
     app = App("reef", static_folder=None)
+    app.url_map.merge_slashes = False  # it would redirect to a host that no client knows
     metrics = Metrics(service.pool)
     repeats = Repeats()
     settings = service.settings

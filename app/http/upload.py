@@ -28,10 +28,13 @@ TEXTS = ("text/", "application/json", "application/x-www-form-urlencoded")  # ho
 
 # RFC 7578, 4.2; RFC 2046, 5.1.1. Names and values as clients write them: those that have an `=` or
 # other signs in a boundary often forget the quotes, and a filename may be in any charset, in which
-# a quote or a backslash may be part of a letter.
-BOUNDARY = re.compile(r';\s*boundary\s*=\s*(?:"([^"]*)"|([^;]*))', re.IGNORECASE)
-PARAMETER = re.compile(r';\s*([\w*-]+)\s*=\s*(?:"([^"]*)"|([^;]*))')
-"""Of a part's Content-Disposition; what looks like one within another's quotes is none."""
+# a quote or a backslash may be part of a letter. So a quote ends a value only where the next
+# parameter or the end of the header follows: one that no backslash escapes, if there is such a one.
+ENDS = r'"(?=\s*(?:;\s*[^\s=;"]+\s*=|;?\s*$))'
+PARAMETER = re.compile(
+    rf';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*+){ENDS}|"(.*?){ENDS}|"([^"]*)"|([^;]*))',
+    re.DOTALL,
+)
 ANY_CHARSET = "latin-1"  # has a character for every byte
 
 
@@ -57,7 +60,7 @@ def read(request: Request, max_bytes: int, deadline: float) -> Upload:
             raise ImageMissing(f"the request has no body; {HOW}")
         bytes_alone = ", as bytes and not as base64" if kind.startswith(TEXTS) else ""
         raise UnsupportedType(
-            f"can't take a picture from {kind[:40] or 'no Content-Type'!r}; {HOW}{bytes_alone}"
+            f"can't take a picture from {kind[:80] or 'no Content-Type'!r}; {HOW}{bytes_alone}"
         )
     coding = coding_of(request.headers.get("Content-Encoding", ""))
     body = _read_body(request.environ["wsgi.input"], request.content_length, max_bytes, deadline)
@@ -106,10 +109,17 @@ def _too_large(max_bytes: int) -> UploadTooLarge:
     )
 
 
+def _parameters(header: str) -> dict[str, str]:
+    """The parameters of a header, by their names in lower case; of several the first."""
+    parameters: dict[str, str] = {}
+    for name, *values in PARAMETER.findall(header):
+        parameters.setdefault(name.lower(), "".join(values).strip())
+    return parameters
+
+
 def _boundary(content_type: str) -> bytes:
     """The boundary of a form, as its body has it: of bytes of any charset."""
-    match = BOUNDARY.search(content_type)
-    boundary = (match[1] or match[2] or "").strip() if match else ""
+    boundary = _parameters(content_type).get("boundary")
     if not boundary:
         raise UploadBroken(f"the form's Content-Type names no boundary; {HOW}")
     return boundary.encode(ANY_CHARSET, "replace")
@@ -120,25 +130,33 @@ def _from_form(body: bytes, boundary: bytes) -> Upload:
     fields: dict[str, list[str]] = {}
     try:
         for part, content in _parts(body, boundary):
-            disposition = part.header("Content-Disposition", "")
-            parameters = {
-                match[1].lower(): match[2] if match[2] is not None else match[3].strip()
-                for match in PARAMETER.finditer(disposition)
-            }
-            name = parameters.get("name", "")
+            disposition = _parameters(part.header("Content-Disposition", ""))
+            name = disposition.get("name", "")
             if name == FIELD:
                 images.append(content)
-            elif not parameters.keys() & {"filename", "filename*"}:
+            elif not disposition.keys() & {"filename", "filename*"}:
                 if len(content) > MAX_TEXT_BYTES:
                     raise UploadTooLarge(f"a form field has more than {MAX_TEXT_BYTES} bytes")
                 fields.setdefault(name, []).append(content.decode(errors="replace"))
     except MultipartError as error:
-        raise UploadBroken(f"the form can't be read ({error.args[0]}); {HOW}") from error
+        raise UploadBroken(f"the form can't be read: {_why(error, body, boundary)}") from error
     if not images:
         raise ImageMissing(f"the form has no field '{FIELD}'; {HOW}")
     if len(images) > 1:
         raise ImageAmbiguous(f"the form has {len(images)} fields '{FIELD}'; send one picture")
     return Upload(images[0], fields)
+
+
+def _why(error: MultipartError, body: bytes, boundary: bytes) -> str:
+    """What is wrong with a form, and what to do."""
+    if not error.args[0].startswith("Unexpected end of multipart stream"):
+        return f"{error.args[0]}; {HOW}"
+    if b"--" + boundary not in body:
+        return (
+            "the boundary of its Content-Type is not in its body; leave that header to what makes "
+            "the form, or copy the boundary from the body"
+        )
+    return "it does not end with the boundary of its Content-Type and '--'; send it whole"
 
 
 def _parts(body: bytes, boundary: bytes) -> list[tuple[MultipartSegment, bytes]]:

@@ -308,7 +308,8 @@ def test_another_origin_is_promised_nothing(client: Client) -> None:
 
 
 UNKNOWN = ["/", "/Predict", "/health/", "/predict/x", "/../../etc/passwd", "/%2e%2e/etc/passwd",
-           "//predict", "/static/x", "/a%00b", "/\xff", "/.env", "/x" * 2000]  # fmt: skip
+           "//predict", "/predict//", "/health//", "/x//y", "/static/x",
+           "/a%00b", "/\xff", "/.env", "/x" * 2000]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", UNKNOWN)

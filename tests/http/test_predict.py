@@ -218,6 +218,21 @@ BOUNDARIES = ["----=_Part_0_12.34", "a=b", "=", "===", "a b", "(a)", "a,b", "a/b
               "x" * 200, "----WebKitFormBoundary7MA4YWxkTrZu0gW", "gr\xfcn"]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "filename",
+    [
+        b"; name=foo; ", rb"a; name=\"x\".jpg", rb'a\"; name=\"x.jpg', b'a "b"; name.jpg',
+        "\u8868".encode("shift_jis"), b'a; x="b',
+    ],
+)  # fmt: skip
+def test_a_name_within_a_filename_is_none(filename: bytes, client: Client) -> None:
+    quoted = b'filename="' + filename + b'"'
+    for parameters in (quoted + b'; name="image"', b'name="image"; ' + quoted):
+        head = b"Content-Disposition: form-data; " + parameters
+        answer = client.post("/predict", **form(head + b"\r\n\r\n" + flat()))
+        assert classes(answer) == ["red"], answer.text
+
+
 @pytest.mark.parametrize("ahead", ["; boundary=", "; Boundary = ", ";charset=utf-8;boundary="])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_a_boundary_may_be_written_as_clients_do(boundary: str, ahead: str, client: Client) -> None:

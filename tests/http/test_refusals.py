@@ -126,12 +126,18 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
         form(image()) | {"content_type": "multipart/form-data; boundary=other"},
         "400 upload_broken",
     ),
+    "a boundary with half its quotes": (
+        form(image(), boundary="bnd") | {"content_type": 'multipart/form-data; boundary="bnd'},
+        "400 upload_broken",
+    ),
     "a boundary that is no ASCII": (
         form(image()) | {"content_type": "multipart/form-data; boundary=gr\xfcn"},
         "400 upload_broken",
     ),
-    "a form without its end": (form(image()) | {"data": form(image())["data"][:-60]},
-                               "400 upload_broken"),
+    "a form without its end": (
+        form(image(), boundary="b") | {"data": form(image(), boundary="b")["data"][:-60]},
+        "400 upload_broken",
+    ),
     "an empty form": (form() | {"data": b""}, "400 image_missing"),
     "no form at all": (form() | {"data": flat()}, "400 upload_broken"),
     "line feeds alone": (
@@ -207,6 +213,9 @@ def test_what_holds_no_picture_is_refused(name: str, client: Client) -> None:
         ("a text", "or as the body with 'Content-Type: image/jpeg', as bytes and not as base64"),
         ("no boundary", "the form's Content-Type names no boundary"),
         ("an empty boundary", "the form's Content-Type names no boundary"),
+        ("another boundary", "the boundary of its Content-Type is not in its body; leave that"),
+        ("a boundary with half its quotes", "the boundary of its Content-Type is not in its body"),
+        ("a form without its end", "it does not end with the boundary of its Content-Type"),
     ],
 )
 def test_what_is_no_picture_is_called_what_it_is(name: str, words: str, client: Client) -> None:
@@ -218,6 +227,16 @@ def test_what_is_no_picture_is_called_what_it_is(name: str, words: str, client: 
 def test_who_sends_no_picture_is_told_how(name: str, client: Client) -> None:
     answer = client.post("/predict", **FORMS[name][0])
     assert "multipart field 'image'" in answer.json["error"]
+
+
+def test_a_content_type_of_any_length_is_shown_cut(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG"):
+        answer = client.post("/predict", data=flat(), content_type="text/" + "x" * 3500)
+    refused(answer, "415 unsupported_type")
+    assert "text/xxx" in answer.text
+    assert "x" * 100 not in answer.text + caplog.text
 
 
 def test_two_pictures_are_counted(client: Client) -> None:

@@ -583,6 +583,8 @@ def test_a_bad_model_stops_the_start_with_its_setting_and_file_and_a_remedy(
     assert line.startswith(tuple(f"REEF_{setting.upper()}: " for setting in told))
     assert f"{file}: " in line
     assert words in line
+    if "labels" in told:
+        assert line.startswith("REEF_LABELS: ")
 
 
 @pytest.mark.parametrize(
