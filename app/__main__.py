@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="find out why an Edge TPU doesn't work",
         description="Looks for what keeps an Edge TPU from working. It changes nothing, and is "
         "safe while the server runs.",
-        epilog="exit status: 0 all is well, 10 there are warnings, 20 there are errors",
+        epilog="exit status: 0 all is well, 5 the system gives it no threads, 10 there are "
+        "warnings, 20 there are errors",
     )
     examine.add_argument("--json", action="store_true", help="for programs")
     examine.set_defaults(run=doctor)
@@ -74,10 +75,14 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Examine this host."""
+    """Examine this host, whatever else it lacks, where there are threads to do so."""
+    configured = settings.load()
+    from app import system  # before what needs its threads at its loading
+
+    system.require_threads(system.threads_needed(configured))
     from app import doctor as examination
 
-    findings = examination.examine(examination.Patient.this_host(settings.load()))
+    findings = examination.examine(examination.Patient.this_host(configured))
     print(examination.report(findings, as_json=options.json))  # noqa: T201 - what was asked for
     return examination.EXIT_STATUS[examination.worst(findings)]
 
@@ -109,6 +114,8 @@ def serve(_options: argparse.Namespace) -> int:
     started = start.prepare(reading, logs.configure)
     if ignored := settings.names_of_services():
         log.debug("Of a Kubernetes Service, and no settings: %s", ", ".join(ignored))
+    if unusable := start.unusable_run_folder(started.settings):
+        log.warning("%s; an Edge TPU can't be used so", unusable)
     if left_out := settings.names_of_the_container():
         log.warning("For the container alone, and of no effect here: %s", ", ".join(left_out))
     server.serve(started.settings, started.catalogue, started.listener, started.heartbeat)

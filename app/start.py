@@ -63,6 +63,15 @@ def check_folders(settings: Settings) -> None:
     problems.raise_all()
 
 
+def unusable_run_folder(settings: Settings) -> str:
+    """Why no lock of a device can be made; empty where it can. The CPU needs none."""
+    try:
+        system.require_folder(variable("run_dir"), settings.run_dir, system.may_write)
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
 def load_models(settings: Settings) -> Catalogue:
     """The models, each of which has its self-test. Raises ModelError or SettingsError."""
     catalogue, problems = models.load(settings), Problems()

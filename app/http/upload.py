@@ -30,9 +30,11 @@ TEXTS = ("text/", "application/json", "application/x-www-form-urlencoded")  # ho
 # other signs in a boundary often forget the quotes, and a filename may be in any charset, in which
 # a quote or a backslash may be part of a letter. So a quote ends a value only where the next
 # parameter or the end of the header follows: one that no backslash escapes, if there is such a one.
-ENDS = r'"(?=\s*(?:;\s*[^\s=;"]+\s*=|;?\s*$))'
+# Runs of a kind are taken whole (`++`): who goes back over them takes the square of their length.
+ENDS = r'"(?=\s*+(?:;\s*+[^\s=;"]++\s*+=|;?+\s*+$))'
 PARAMETER = re.compile(
-    rf';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*+){ENDS}|"(.*?){ENDS}|"([^"]*)"|([^;]*))',
+    r';\s*+([^\s=;"]++)\s*+=\s*+'
+    rf'(?:"((?:[^"\\]|\\.)*+){ENDS}|"(.*?){ENDS}|"([^"]*+)"|([^;]*+))',
     re.DOTALL,
 )
 ANY_CHARSET = "latin-1"  # has a character for every byte

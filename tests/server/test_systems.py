@@ -34,7 +34,7 @@ def the_line(ran: subprocess.CompletedProcess[str], status: int) -> str:
     return line
 
 
-@pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("command", ["serve", "check", "doctor"])
 def test_an_old_docker_that_forbids_threads_is_named(command: str) -> None:
     line = the_line(with_clone3_answering(errno.EPERM, command), LACKS)
     assert "Docker (before 20.10.10)" in line
@@ -190,3 +190,12 @@ def test_an_open_port_without_a_key_is_warned_of(start_server: MakeServer) -> No
     server = start_server(REEF_HOST="0.0.0.0")
     (line,) = (line for line in server.lines if "WARNING" in line)
     assert "There is no API key" in line
+
+
+def test_a_run_folder_that_is_none_is_warned_of_where_the_cpu_serves(
+    start_server: MakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    server = start_server(REEF_RUN_DIR=str(tmp_path / "file"))
+    (line,) = (line for line in server.lines if "WARNING" in line)
+    assert f"REEF_RUN_DIR: '{tmp_path}/file' is no folder; name another" in line
