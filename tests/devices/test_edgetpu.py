@@ -188,9 +188,16 @@ def test_with_two_cards_a_fault_costs_no_answer(host: Host, make_rig: MakeRig, f
     with ThreadPoolExecutor(8) as clients:
         answers = [clients.submit(rig.infer, number) for number in range(60)]
         host.behave(APEX, f"latency_us=3000 invoke={fault} once")
-        answers += [clients.submit(rig.infer, number) for number in range(60, 200)]
-        wait_for(lambda: host.fault_is_over(APEX) or all(each.done() for each in answers))
-        took = {each.result() for each in answers}
+
+        def met_it() -> bool:
+            """On a busy machine the card may look slow for a while, and get nothing."""
+            answers.append(clients.submit(rig.infer, len(answers)))
+            answers[-8].result()
+            return host.fault_is_over(APEX)
+
+        wait_for(met_it)
+        answers += [clients.submit(rig.infer, number) for number in range(140)]
+        took = {answer.result() for answer in answers}
     assert took <= {PCI, PCI_2}
     rig.wait(PCI, "ready")
     kind = {"hang": "hang", "fail": "invoke"}.get(fault, "died")

@@ -63,5 +63,13 @@ def needs_mounts() -> None:
 
 
 def empty(*folders: str) -> list[str]:
-    """The lines that put nothing, which can't be written to, over these folders."""
-    return [f"mount -t tmpfs -o ro none {folder}" for folder in folders if os.path.isdir(folder)]
+    """The lines that put nothing, which can't be written to, over these folders. One that this
+    checkout lies in keeps what it has, or there would be no program to run."""
+    lines: list[str] = []
+    for folder in filter(os.path.isdir, folders):
+        if ROOT.is_relative_to(folder):
+            lines.append(f"mount --rbind {folder} {folder}")
+            lines.append(f"mount -o remount,bind,ro,nosuid,nodev {folder}")
+        else:
+            lines.append(f"mount -t tmpfs -o ro none {folder}")
+    return lines
