@@ -111,8 +111,9 @@ def is_hopeless(job: Job, able: Sequence[C]) -> bool:
 class _Group(Generic[C]):
     """The devices that jobs of a kind wait for, and how long they will."""
 
+    usable: list[C]
     devices: list[C]
-    spare: C | None
+    """Of the usable ones, those that they wait for."""
     full: bool = False
     """None of them has a free slot; within a plan that stays so."""
     waiting: int = 0
@@ -153,9 +154,11 @@ class _Round(Generic[C]):
             return
         group.full = group.full or not any(map(self._free, group.devices))
         if group.full:
-            if group.spare and self._too_long(job, group) and self._free(group.spare):
-                self._grant(job, group.spare)
-                return
+            if self._too_long(job, group):
+                idle = spare(job, group.usable)
+                if idle and self._free(idle):
+                    self._grant(job, idle)
+                    return
             group.waiting += 1
             self._plan.waiting.append(job)
             return
@@ -175,7 +178,7 @@ class _Round(Generic[C]):
         group = self._groups.get(key)
         if group is None:
             usable = [device for device in self._able(job.model) if device.usable]
-            group = self._groups[key] = _Group(preferred(job, usable), spare(job, usable))
+            group = self._groups[key] = _Group(usable, preferred(job, usable))
         return group
 
     def _free(self, device: C) -> int:

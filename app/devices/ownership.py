@@ -6,6 +6,8 @@ a second open of a stick resets it, which aborts whoever has it.
 
 from pathlib import Path
 
+from app.devices import sysfs
+
 CLAIMED = "usbfs"  # the kernel's driver of an interface that a program has claimed
 
 
@@ -16,24 +18,12 @@ def owner(bus: str, node: str, root: Path = Path("/")) -> str:
     """
     match bus:
         case "usb":
-            return _stick_owner(root / "sys/bus/usb/devices" / node)
+            interface = root / "sys/bus/usb/devices" / node / f"{node}:1.0"
+            claimed = sysfs.target(interface / "driver") == CLAIMED
+            return "another program" if claimed else ""
         case "pci":
-            return _card_owner(root / "sys/class/apex" / node)
+            card = root / "sys/class/apex" / node
+            pid = sysfs.number(card / "device_owner")
+            if sysfs.number(card / "is_device_owned") and pid is not None:
+                return f"another program (process {pid} of the host)"
     return ""
-
-
-def _stick_owner(stick: Path) -> str:
-    try:
-        claimed = (stick / f"{stick.name}:1.0/driver").readlink().name == CLAIMED
-    except OSError:
-        return ""
-    return "another program" if claimed else ""
-
-
-def _card_owner(card: Path) -> str:
-    try:
-        if int((card / "is_device_owned").read_text()) == 0:
-            return ""
-        return f"another program (process {int((card / 'device_owner').read_text())} of the host)"
-    except (OSError, ValueError):
-        return ""

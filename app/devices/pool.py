@@ -214,8 +214,7 @@ class Pool:
 
         Raises Busy if none does.
         """
-        usable = [each for each in self._able(newcomer.model) if each.usable]
-        if idle := dispatch.spare(newcomer, usable):
+        if idle := dispatch.spare(newcomer, self._usable(newcomer.model)):
             self._queue.remove(newcomer)
             idle.give(newcomer)
             return
@@ -248,7 +247,7 @@ class Pool:
         able = [each.status() for each in self._able(model)]
         if able:
             return "; ".join(f"{each.id} {each.reason}" for each in able)
-        refusals = ((each.id, self._why_refused(each, model)) for each in self._supervisors)
+        refusals = ((each.id, each.why_refused(model)) for each in self._supervisors)
         if why := "; ".join(f"{device} {reason}" for device, reason in refusals if reason):
             return why
         kinds = " or ".join(model.variants)
@@ -259,10 +258,6 @@ class Pool:
             "REEF_MODEL_CPU names its counterpart for the CPU"
         )
 
-    def _why_refused(self, supervisor: Supervisor, model: Model) -> str:
-        why = supervisor.why_refused(model) if supervisor.has(model) else ""
-        return f"does not serve {model.name}: {why}" if why else ""
-
     def is_degraded(self, model: Model, kind: Kind) -> bool:
         """Whether a device of that kind answers for a model in an Edge TPU's place."""
         asked = self._edgetpu_asked and model is self._default
@@ -271,12 +266,11 @@ class Pool:
     def why_degraded(self, model: Model) -> str:
         """Why the CPU would answer in an Edge TPU's place now; empty when it would not."""
         with self.lock:
-            able = self._able(model)
-            usable = any(each.usable for each in able if each.device.kind == "edgetpu")
-            if usable or not self.is_degraded(model, "cpu"):
+            usable = self._usable(model)
+            if any(each.kind == "edgetpu" for each in usable) or not self.is_degraded(model, "cpu"):
                 return ""
             reasons = [
-                f"{each.id} {each.status().reason or self._why_refused(each, model)}"
+                f"{each.id} {each.status().reason or each.why_refused(model)}"
                 for each in self._supervisors
                 if each.device.kind == "edgetpu"
             ]
@@ -299,6 +293,8 @@ class Pool:
     def dispatch(self) -> None:
         """Give waiting jobs to free slots, each client's oldest in turn, and refuse those without
         hope; the lock is held."""
+        if not self._queue:  # as after nearly every inference
+            return
         plan = dispatch.plan(self._queue, self._able, time.monotonic())
         self._queue = plan.waiting
         for job in plan.passed_over:
@@ -321,8 +317,7 @@ class Pool:
 
     def _last_resort(self, job: Job) -> bool:
         """Whether the CPU may answer what two devices failed at."""
-        usable = [each for each in self._able(job.model) if each.usable]
-        return bool(dispatch.preferred(job, usable))
+        return bool(dispatch.preferred(job, self._usable(job.model)))
 
     def became_ready(self) -> None:
         """A device can take jobs; the lock is not held."""
@@ -335,7 +330,11 @@ class Pool:
             announce()
 
     def _is_ready(self, model: Model) -> bool:
-        return any(each.usable for each in self._able(model))
+        return bool(self._usable(model))
+
+    def _usable(self, model: Model) -> list[Supervisor]:
+        """The devices that run a model now."""
+        return [each for each in self._able(model) if each.usable]
 
     def _able(self, model: Model) -> list[Supervisor]:
         """The devices that may run a model, if they are well."""

@@ -293,8 +293,10 @@ class Supervisor:
         return variant is not None and variant.name in self._models
 
     def why_refused(self, model: Model) -> str:
-        """Why the device does not serve a model that it has; else empty."""
-        return self._refused.get(self._variant(model), "")
+        """That the device does not serve a model that it has, and why; else empty."""
+        variant = model.variants.get(self.device.kind)
+        why = self._refused.get(variant.name, "") if variant else ""
+        return f"does not serve {model.name}: {why}" if why else ""
 
     def _variant(self, model: Model) -> str:
         return model.variants[self.device.kind].name
@@ -386,10 +388,14 @@ class Supervisor:
         if pause_s <= 0:
             return False
         reason = f"{self._down}; it is started again in {pause_s:.0f} s"
-        hopeless = self._failed_starts >= HOPELESS_STARTS
-        self._become(Condition.resting(reason, math.inf if hopeless else self._again_at))
+        self._become(Condition.resting(reason, math.inf if self._hopeless else self._again_at))
         self._wake.wait(pause_s)
         return True
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether it can't even be opened, again and again."""
+        return self._failed_starts >= HOPELESS_STARTS
 
     def _bring_up(self) -> Session:
         if not discovery.on_bus(self.device, self._host_root):  # the next look tells for how long
@@ -403,8 +409,7 @@ class Supervisor:
         setup = self._make_setup(models)  # its node may have another name than last time
         with self._owner.lock:
             self._ready_at = 0.0
-            hopeless = self._failed_starts >= HOPELESS_STARTS
-            usual_s = 0.0 if hopeless else START_USUAL_S[self.device.bus]
+            usual_s = 0.0 if self._hopeless else START_USUAL_S[self.device.bus]
             self._condition = Condition.starting(reason, now, usual_s)
             for timings in self._timings.values():
                 timings.begin_anew()

@@ -34,6 +34,14 @@ def two_models(tmp_path: Path) -> Catalogue:
     return models.load(make_settings(model=str(first), extra_models=(str(second),)))
 
 
+@pytest.fixture
+def one_for_each(tmp_path: Path) -> Catalogue:
+    """A compiled model, and another one, `colour`, that only the CPU can run."""
+    compiled = compiled_model.write(tmp_path / "finder_edgetpu.tflite", SIZE)
+    colour = colour_model.write(tmp_path / "colour.tflite")
+    return models.load(make_settings(model=str(compiled), extra_models=(str(colour),)))
+
+
 # ---------------------------------------------------------------------------- nonsense
 
 
@@ -192,14 +200,11 @@ def test_a_model_that_kills_the_process_at_each_start_is_barred(
 
 
 def test_a_picture_for_the_idle_cpu_is_not_behind_those_for_a_busy_card(
-    host: Host, make_rig: MakeRig, tmp_path: Path
+    host: Host, make_rig: MakeRig, one_for_each: Catalogue
 ) -> None:
-    compiled = compiled_model.write(tmp_path / "finder_edgetpu.tflite", SIZE)
-    colour = colour_model.write(tmp_path / "colour.tflite")
-    serving = models.load(make_settings(model=str(compiled), extra_models=(str(colour),)))
     host.add_pci()
     host.behave(APEX, "latency_us=100000")
-    rig = make_rig(serving).start()
+    rig = make_rig(one_for_each).start()
     order: list[str] = []
     with ThreadPoolExecutor(20) as clients:
         for number in range(18):
@@ -225,14 +230,11 @@ def test_a_full_queue_has_the_idle_cpu_before_it_refuses_anybody(
 
 
 def test_a_queue_full_of_pictures_for_the_card_refuses_none_for_the_idle_cpu(
-    host: Host, make_rig: MakeRig, tmp_path: Path
+    host: Host, make_rig: MakeRig, one_for_each: Catalogue
 ) -> None:
-    compiled = compiled_model.write(tmp_path / "finder_edgetpu.tflite", SIZE)
-    colour = colour_model.write(tmp_path / "colour.tflite")
-    serving = models.load(make_settings(model=str(compiled), extra_models=(str(colour),)))
     host.add_pci()
     host.behave(APEX, "latency_us=300000")
-    rig = make_rig(serving, queue_limit=2).start()
+    rig = make_rig(one_for_each, queue_limit=2).start()
     with ThreadPoolExecutor(5) as clients:
         waiting = [clients.submit(rig.infer, number) for number in range(5)]
         wait_for(lambda: rig.pool.queue_depth == 2)

@@ -149,7 +149,7 @@ def loaded_after(module: str) -> set[str]:
 def test_a_device_process_knows_nothing_of_the_server() -> None:
     loaded = loaded_after("app.devices.worker")
     ours = {name for name in loaded if name.startswith("app.")}
-    device = {f"app.devices.{name}" for name in ("link", "ownership", "words", "worker")}
+    device = {f"app.devices.{name}" for name in ("link", "ownership", "sysfs", "words", "worker")}
     assert ours == {"app.devices"} | device
     assert not loaded & {"flask", "PIL", "gunicorn", "pydantic", "ai_edge_litert"}
 
