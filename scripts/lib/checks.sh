@@ -112,7 +112,7 @@ check_ports() {
         status=0
         said=$(docker run --rm --publish "$address:$port:1" --entrypoint true "$REEF_BASE" 2>&1) || status=$?
         [ "$status" -eq 125 ] || continue # the engine's own failure
-        said=$(sed 's/\.$//; /^$/d; /See .docker run --help/d' <<<"$said" | tail -n 1)
+        said=$(sed 's/\.$//; /^$/d; /docker run --help/d' <<<"$said" | tail -n 1)
         case $said in
         *'cannot assign requested address'*)
             die "this computer has no address $address; correct REEF_BIND, 0.0.0.0 is all that it has"

@@ -116,9 +116,9 @@ def test_with_a_key_the_curl_line_that_is_printed_brings_it(
         (f"REEF_APIKEY={KEY}\n", "5056", "REEF_APIKEY in .env: no such setting"),
         ("REEF_HOST=0.0.0.0\n", "5056", "REEF_BIND names the address"),
         ("REEF_PORT 5056\n", "5056", ".env, line 1: takes the form NAME=value"),
-        ("", "five", "a setting in .env or the environment is wrong"),
+        ("", "five", "REEF_PORT: takes a whole number from 1 to 65535, not 'five'"),
     ],
-    ids=["misspelt", "fixed in the container", "no assignment", "not for Compose"],
+    ids=["misspelt", "fixed in the container", "no assignment", "no port"],
 )
 def test_up_refuses_a_wrong_setting_before_it_builds(
     in_file: str, port: str, said: str, checkout: Checkout, tmp_path: Path
