@@ -6,7 +6,8 @@
 
 PYTHON ?= python3
 # What a running server is asked at; `run` and `up` leave it to the settings unless PORT is given.
-ASK := http://127.0.0.1:$(or $(PORT),$(REEF_PORT),5000)
+KEPT_PORT = $(shell sed -n 's/^REEF_PORT=["'\'']*\([0-9]*\).*/\1/p' .env 2>/dev/null | tail -n 1)
+ASK = http://127.0.0.1:$(or $(PORT),$(REEF_PORT),$(KEPT_PORT),5000)
 OTHER_PORT = $(if $(PORT),REEF_PORT=$(PORT))
 # The names of what stands on make's command line.
 CHOSEN = $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -80,8 +81,8 @@ sbom: ## What is in the image: build/sbom.cdx.json, and its licences: build/lice
 	scripts/appliance.sh sbom
 
 # What the benchmark ends with is in make's last line, `Error N`; make itself ends with 2 then.
-bench: $(VENV)/bench ## Measure a running server. ARGS="--mode quick --url http://box:5000"; ARGS=--help
-	$(BIN)/python bench/benchmark.py $(ARGS)
+bench: $(VENV)/bench ## Measure a running server. PORT=5000 ARGS="--mode quick --url http://box:5000"; ARGS=--help
+	BENCH_URL="$${BENCH_URL:-$(ASK)}" $(BIN)/python bench/benchmark.py $(ARGS)
 
 accuracy: $(VENV)/dev ## Mean average precision through a running server. DATA=folder PORT=5000
 	test -n "$(DATA)" || { echo 'make accuracy DATA=folder: which has instances.json and images/' >&2; exit 2; }

@@ -1,12 +1,15 @@
 """What messages advise where that depends on how Reef runs: in its image, or from a checkout."""
 
 import os
+import re
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from app import image
+
+VOLUME = re.compile(r"/volumes/(?P<name>[^/]+)/_data$")
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Place:
     def pull(self, model: str) -> str:
         """The command that fetches a model; a container may only read its models."""
         if self.in_image:
-            volume = "docker run --rm --volume reef_models:/models reef:local"
-            return f"{volume} models pull {model}"
+            place = models_volume(Path("/proc/self/mountinfo").read_text())
+            return f"docker run --rm --volume {place}:/models reef:local models pull {model}"
         return self.command(f"models pull {model}")
 
     @property
@@ -41,6 +44,16 @@ class Place:
 
 
 HERE = Place(image.RECORD.is_file())
+
+
+def models_volume(mountinfo: str) -> str:
+    """What Docker mounts at /models, as in proc(5): a volume's name, or FOLDER for a folder."""
+    for line in mountinfo.splitlines():
+        root, mount_point = line.split()[3:5]
+        if mount_point == "/models":
+            volume = VOLUME.search(root)
+            return volume["name"] if volume else "FOLDER"
+    return "reef_models"  # as `make up` names it
 
 
 def unreadable(path: Path, error: OSError, place: Place = HERE) -> str:

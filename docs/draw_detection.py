@@ -92,7 +92,11 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default="detection.jpg", help="(%(default)s)")
     options = parser.parse_args()
+    if not (options.key.isascii() and options.key.isprintable()):
+        parser.error("a key has ASCII characters only, and no line end")
     url = options.url.rstrip("/")
+    if "://" not in url:
+        url = f"http://{url}"
     try:
         drawn = [draw(path, predict(url, options.key, path)) for path in options.pictures]
         beside_each_other(drawn).save(options.output, quality=82, optimize=True)

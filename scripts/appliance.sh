@@ -127,7 +127,7 @@ do_sbom() {
 do_up() {
     need_curl
     check_names "$@"
-    check_addresses
+    check_values
     check_folders
     check_volumes
     scripts/devices.sh compose
@@ -193,12 +193,15 @@ is_kept() {
     esac
 }
 
-do_logs() { compose logs --follow --tail 100 reef; }
+do_logs() {
+    need_container
+    compose logs --follow --tail 100 reef
+}
 
 do_status() {
     local id
+    need_container
     id=$(container)
-    [ -n "$id" ] || die "there is no container; 'make up' makes and starts it"
     compose ps
     [ "$(docker inspect --format '{{.State.Running}}' "$id")" = true ] ||
         fail "it does not run; 'make up' starts it"
@@ -246,6 +249,10 @@ edge_tpu() { scripts/devices.sh list | paste --serial --delimiters ' '; }
 
 container() { compose ps --all --quiet reef 2>/dev/null | head -n 1; }
 
+need_container() {
+    [ -n "$(container)" ] || die "there is no container; 'make up' makes and starts it"
+}
+
 wait_until_ready() {
     local id restarts deadline now told=''
     id=$(container)
@@ -289,11 +296,14 @@ describe() {
 
 # What makes the shell bring the API key, where one is set; the key itself is not printed.
 key_option() {
+    local file
     # shellcheck disable=SC2016 # the user's shell is to fill these in
     if [ -n "${REEF_API_KEY-}" ]; then
         printf -- '-H "X-API-Key: %s" ' '$REEF_API_KEY'
-    elif grep --quiet '^REEF_API_KEY=[A-Za-z0-9._~+/=-]\{1,\}$' .env 2>/dev/null; then
-        printf -- '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' .env)"
+    elif tr -d '\r' 2>/dev/null <.env | grep --quiet '^REEF_API_KEY=[A-Za-z0-9._~+/=-]\{1,\}$'; then
+        file=.env
+        ! grep --quiet $'\r' .env || file=".env | tr -d '\r'" # as Windows ends lines
+        printf -- '-H "X-API-Key: %s" ' "\$(sed -n 's/^REEF_API_KEY=//p' $file)"
     elif docker exec "$1" /opt/reef/venv/bin/python -c \
         'import sys; from app import settings; sys.exit(not settings.load().keys)'; then
         printf -- '-H "X-API-Key: YOUR_KEY" '

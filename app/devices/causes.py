@@ -71,8 +71,8 @@ CAUSES = (
     _cause(
         "no_library",
         r"libedgetpu\S*: cannot open shared object file",
-        "libedgetpu is not installed; the container image brings it, elsewhere install "
-        "libedgetpu1-std 16.0tf2.19.1-1 or name the file in REEF_LIBEDGETPU",
+        "libedgetpu is not installed; an image that is built with a network has it (make up), "
+        "elsewhere install libedgetpu1-std 16.0tf2.19.1-1 or name the file in REEF_LIBEDGETPU",
     ),
     _cause(
         "library_incomplete",

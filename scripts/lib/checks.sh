@@ -87,10 +87,10 @@ check_files() {
     ! serves_tls || [ -n "$(find deploy/Caddyfile -perm -o+r)" ] || chmod go+r deploy/Caddyfile
 }
 
-# ------------------------------------------------------------------ ports
+# ------------------------------------------------------------------ ports and limits
 
-# Compose would say it in words of its own, and only once what serves is stopped.
-check_addresses() {
+# Compose would say it in words of its own, only once what serves is stopped, or not at all.
+check_values() {
     local name value
     for name in REEF_PORT REEF_TLS_PORT; do
         value=$(setting "$name" 5000)
@@ -100,6 +100,12 @@ check_addresses() {
     value=$(setting REEF_BIND 127.0.0.1)
     [[ $value =~ ^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$ || $value == *:* ]] ||
         die "REEF_BIND: takes an address of this computer, as 192.168.1.5, or 0.0.0.0 for all, not '$value'"
+    value=$(setting REEF_MEMORY 3456m)
+    [[ $value =~ ^[0-9]+(\.[0-9]+)?[bkmgBKMG]?[bB]?$ ]] ||
+        die "REEF_MEMORY: takes a number of megabytes or gigabytes, as 2048m or 2g, not '$value'"
+    value=$(setting REEF_STOP_GRACE 30s)
+    [[ $value =~ ^([0-9]+(ms|s|m|h))+$ ]] ||
+        die "REEF_STOP_GRACE: takes a time, as 30s or 1m30s, not '$value'"
 }
 
 # Whether the engine can open them; of those that this project has already, only the address.

@@ -71,7 +71,10 @@ def test_up_ends_with_a_curl_line_that_works_and_down_removes_it(builder: Checko
     assert "no Reef answers" not in doctor.out
     down = builder.make("down")
     assert down.status == 0
-    assert builder.make("status").status != 0
+    for what in ("status", "logs"):
+        without = builder.make(what)
+        assert without.status != 0
+        assert "there is no container; 'make up' makes and starts it" in without.err
 
 
 @pytest.mark.parametrize("where", ["shell", "file"])
@@ -168,12 +171,15 @@ def test_an_env_that_windows_wrote_names_the_image_that_is_built(copy: Checkout)
     del copy.environ["REEF_IMAGE"], copy.environ["EDGETPU"]
     port = free_port()
     text = f'\ufeffREEF_IMAGE="{copy.image}"\r\nexport EDGETPU = none\r\nREEF_PORT={port}\r\n'
+    text += f"REEF_API_KEY={KEY}\r\n"
     copy.env_file.write_bytes(text.encode())
     up = copy.make("up")
     assert up.status == 0, up.err
     assert f"Reef is ready: http://127.0.0.1:{port}\n" in up.out
     (container,) = copy.containers()
     assert Container(container).inspect()["Config"]["Image"] == copy.image
+    assert KEY not in up.out
+    assert detects(curl_line(up.out), copy)
 
 
 def test_a_wrong_setting_or_a_taken_port_leaves_what_serves_alone(copy: Checkout) -> None:
@@ -186,6 +192,8 @@ def test_a_wrong_setting_or_a_taken_port_leaves_what_serves_alone(copy: Checkout
     for chosen, says in (
         ("PORT=99999", "REEF_PORT: takes a whole number from 1 to 65535, not '99999'"),
         ("PORT=abc", "REEF_PORT: takes a whole number from 1 to 65535, not 'abc'"),
+        ("REEF_MEMORY=lots", "REEF_MEMORY: takes a number of megabytes or gigabytes"),
+        ("REEF_STOP_GRACE=long", "REEF_STOP_GRACE: takes a time, as 30s or 1m30s, not 'long'"),
         ("REEF_BIND=localhost", "REEF_BIND: takes an address of this computer"),
         ("REEF_BIND=203.0.113.7", "this computer has no address 203.0.113.7; correct REEF_BIND"),
     ):

@@ -72,6 +72,18 @@ def test_it_brings_the_key(tmp_path: Path, where: str) -> None:
         assert server.stop() == 0
 
 
+def test_an_address_needs_no_scheme(server: Server, tmp_path: Path) -> None:
+    done = draw(PERSON, "--url", f"127.0.0.1:{server.port}", "--output", tmp_path / "x.png")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("key", ["clé", "two\nlines"])
+def test_a_key_that_no_header_can_carry_is_said(key: str) -> None:
+    done = draw(PERSON, "--key", key)
+    assert done.returncode == 2
+    assert done.stderr.endswith("a key has ASCII characters only, and no line end\n")
+
+
 @pytest.mark.parametrize(
     ("picture", "output", "told"),
     [
@@ -95,7 +107,9 @@ def test_what_goes_wrong_is_told_in_one_line(
     ("url", "told"),
     [
         (f"http://127.0.0.1:{free_port()}", "no Reef answers at http://127.0.0.1:"),
-        ("reef.home", "unknown url type: 'reef.home"),
+        ("no such host", "no Reef answers at http://no such host: "),
+        (f"127.0.0.1:{free_port()}", "no Reef answers at http://127.0.0.1:"),
+        ("ftp://reef.home", "no Reef answers at ftp://reef.home: "),
         ("http://[::1", "Invalid IPv6 URL"),
     ],
 )

@@ -115,6 +115,6 @@ def test_a_compose_that_is_too_old_is_told_as_that(tmp_path: Path, version: str,
     old = tmp_path / "docker-compose"
     old.write_text(f"#!/usr/bin/env bash\n[ $1 != version ] || echo {version}\n")
     old.chmod(0o755)
-    ran = run(ROOT / "scripts" / "appliance.sh", "logs", PATH=path)
+    ran = run(ROOT / "scripts" / "appliance.sh", "down", PATH=path)
     assert ran.returncode == (1 if told else 0)
     assert told in ran.stderr

@@ -47,6 +47,19 @@ def test_a_container_may_only_read_its_models_so_another_one_fetches_them() -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("root", "volume"),
+    [
+        ("/var/lib/docker/volumes/porch_models/_data", "porch_models"),
+        ("/lib/docker/volumes/models/_data", "models"),
+        ("/home/me/models", "FOLDER"),
+    ],
+)
+def test_the_volume_to_fetch_into_is_the_one_that_is_mounted(root: str, volume: str) -> None:
+    mounts = f"1 0 0:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:1 {root} /models ro - ext4 /dev/sda1 rw\n"
+    assert advice.models_volume(mounts) == volume
+
+
 def test_the_container_is_stopped_by_make_down() -> None:
     assert "make down" in IMAGE.stop
     assert "make down" not in checkout("python").stop
