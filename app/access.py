@@ -35,30 +35,24 @@ class Keys:
     texts: Sequence[str] = field(default=(), repr=False)
     open_routes: frozenset[str] = frozenset()
 
-    def check(self, route: str | None, authorization: str, api_key: str) -> None:
-        """Raise Unauthorized unless the route is open or one of the headers has a key.
+    def opens(self, route: str | None) -> bool:
+        """Whether a route is open without a key. One that is not there is not told from others."""
+        return not self.texts or route in ALWAYS_OPEN or route in self.open_routes
 
-        `authorization` and `api_key` are the headers `Authorization` and `X-API-Key`. A route that
-        is not there is not told from one that is.
-        """
-        if not self.texts or route in ALWAYS_OPEN or route in self.open_routes:
-            return
-        scheme, _, token = authorization.partition(" ")
-        given = [api_key] if api_key else []
-        if scheme.lower() == "bearer" and token.strip():
-            given.append(token.strip())
-        if not given:
+    def check(self, candidates: Sequence[str]) -> None:
+        """Raise Unauthorized unless one of the keys that a request brought is one of these."""
+        if not candidates:
             raise Unauthorized(
                 "this server wants its API key; send it as 'Authorization: Bearer KEY' or as "
                 "'X-API-Key: KEY'"
             )
-        if not any(self._is_one(each) for each in given):
+        if not any(self._is_one(candidate) for candidate in candidates):
             raise Unauthorized("the API key is not one of this server's; see its REEF_API_KEY")
 
-    def _is_one(self, given: str) -> bool:
+    def _is_one(self, candidate: str) -> bool:
         """In a time that tells nothing of the keys: every hash is as long, and all are compared."""
-        digest = _digest(given)
-        return sum(hmac.compare_digest(digest, _digest(each)) for each in self.texts) > 0
+        digest = _digest(candidate)
+        return sum(hmac.compare_digest(digest, _digest(key)) for key in self.texts) > 0
 
 
 def _digest(text: str) -> bytes:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,10 +73,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture lies in a tensor.
+    """How a picture, or a region of it, lies in a tensor.
 
-    `width` and `height`: the upright picture's, in pixels. `left`, `top`, `across` and `down`: what
-    it covers, as fractions of the tensor.
+    `width` and `height`: the region's, in pixels of the upright picture; `x` and `y`: its upper
+    left corner there. `left`, `top`, `across` and `down`: what it covers, as fractions of the
+    tensor.
     """
 
     width: int
@@ -84,22 +86,31 @@ class Fit:
     top: float = 0.0
     across: float = 1.0
     down: float = 1.0
+    x: int = 0
+    y: int = 0
 
     def to_picture(self, ymin: float, xmin: float, ymax: float, xmax: float) -> Box:
         """Map a box, as fractions of the tensor, to the picture.
 
-        Returns (x1, y1, x2, y2) in pixels of the upright picture, clamped to it.
+        Returns (x1, y1, x2, y2) in pixels of the upright picture, clamped to the region.
         """
 
         def clamped(at: float, offset: float, covered: float, size: int) -> float:
             return min(max((at - offset) / covered, 0.0), 1.0) * size
 
         return (
-            clamped(xmin, self.left, self.across, self.width),
-            clamped(ymin, self.top, self.down, self.height),
-            clamped(xmax, self.left, self.across, self.width),
-            clamped(ymax, self.top, self.down, self.height),
+            self.x + clamped(xmin, self.left, self.across, self.width),
+            self.y + clamped(ymin, self.top, self.down, self.height),
+            self.x + clamped(xmax, self.left, self.across, self.width),
+            self.y + clamped(ymax, self.top, self.down, self.height),
         )
+
+
+class Fitted(NamedTuple):
+    """A tensor, uint8 (1, height, width, 3) RGB, and how a picture lies in it."""
+
+    tensor: NDArray[np.uint8]
+    fit: Fit
 
 
 def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
@@ -143,14 +154,11 @@ def decode(data: bytes, at_least: tuple[int, int], max_pixels: int) -> Picture:
     return Picture(pixels, width, height)
 
 
-def fit(picture: Picture, layout: Layout) -> tuple[NDArray[np.uint8], Fit]:
-    """Scale a picture to a model's input.
-
-    Returns the tensor, uint8 (1, height, width, 3) RGB, and how the picture lies in it.
-    """
+def fit(picture: Picture, layout: Layout) -> Fitted:
+    """Scale a picture to a model's input."""
     if layout.resize == "stretch":
         scaled = _scale(picture.pixels, layout.width, layout.height)
-        return scaled[np.newaxis], Fit(picture.width, picture.height)
+        return Fitted(scaled[np.newaxis], Fit(picture.width, picture.height))
     scale = min(layout.width / picture.width, layout.height / picture.height)
     width = max(1, round(picture.width * scale))
     height = max(1, round(picture.height * scale))
@@ -158,7 +166,7 @@ def fit(picture: Picture, layout: Layout) -> tuple[NDArray[np.uint8], Fit]:
     tensor = np.full((1, layout.height, layout.width, 3), LETTERBOX_GREY, np.uint8)
     scaled = _scale(picture.pixels, width, height)
     tensor[0, top : top + height, left : left + width] = scaled
-    return tensor, Fit(
+    covered = Fit(
         picture.width,
         picture.height,
         left / layout.width,
@@ -166,6 +174,7 @@ def fit(picture: Picture, layout: Layout) -> tuple[NDArray[np.uint8], Fit]:
         width / layout.width,
         height / layout.height,
     )
+    return Fitted(tensor, covered)
 
 
 def _scale(pixels: Image.Image, width: int, height: int) -> NDArray[np.uint8]:

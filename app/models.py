@@ -45,6 +45,11 @@ class Layout:
     height: int
     resize: Resize
 
+    @property
+    def tensor_shape(self) -> tuple[int, int, int, int]:
+        """Of the tensor."""
+        return (1, self.height, self.width, 3)
+
 
 @dataclass(frozen=True)
 class Variant:

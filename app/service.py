@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from app import detection, imaging
 from app.access import Admission, Rate
 from app.detection import Detection
 from app.devices.discovery import available_cores
 from app.devices.pool import Pool
-from app.errors import DeadlineExceeded
+from app.devices.status import State
+from app.errors import BadParameter, DeadlineExceeded
 from app.fair import FairSlots
-from app.imaging import Fit
+from app.imaging import Fitted
+from app.metrics import Metrics
 from app.models import Catalogue, Layout, Model
+from app.refusals import Refusals
 from app.settings import Settings
 from app.stages import Stages
 
@@ -37,7 +37,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found. `width` and `height` are the upright picture's, in pixels."""
+    """The detections in a picture, `width` by `height` pixels when upright, and what made them."""
 
     detections: list[Detection]
     model: str
@@ -45,6 +45,26 @@ class Answer:
     degraded: bool
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """A device's part in that."""
+
+    id: str
+    state: State
+    reason: str
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a picture would be answered now, and if not, why; `/ready` shows it as it is."""
+
+    ready: bool
+    degraded: bool
+    reason: str
+    devices: list[DeviceState]
+    notes: list[str]
 
 
 class Service:
@@ -62,6 +82,8 @@ class Service:
         self.pool = pool
         self.notes = notes
         """What is well but not all that it could be, in whole sentences."""
+        self.metrics = Metrics(pool)
+        self.refusals = Refusals(self.metrics)
         self.draining = False
         # Memory is bounded by how many requests hold a body and how many of them a bitmap.
         self._admission = Admission(admitted(settings), settings.client_requests)
@@ -82,39 +104,72 @@ class Service:
         finally:
             self._admission.leave(client)
 
-    def detect(self, data: bytes, query: Query, stages: Stages, deadline: float) -> Answer:
-        """Find objects in the picture in `data`.
+    def detect(
+        self, source: bytes | Fitted, query: Query, stages: Stages, deadline: float
+    ) -> Answer:
+        """Find objects in a picture, from its bytes or from a tensor that is ready; count it.
 
-        `deadline` is in `time.monotonic()` seconds. Raises what `imaging.decode` and `Pool.infer`
-        raise.
+        `deadline` is in `time.monotonic()` seconds. Raises BadParameter for a tensor that is not
+        the model's, and what `imaging.decode` and `Pool.infer` raise.
         """
         model = query.model
-        with self._bitmap(query.client, stages, deadline), stages.measure("decode"):
-            fitted = self._fit(data, model)
+        if isinstance(source, bytes):
+            with self._bitmap(query.client, stages, deadline), stages.measure("decode"):
+                fitted = self._fit(source, model)
+        else:
+            fitted = _of_shape(source, model)
         with stages.measure("queue"):
-            tensors = {layout: tensor for layout, (tensor, _) in fitted.items()}
+            tensors = {layout: view.tensor for layout, view in fitted.items()}
             inference = self.pool.infer(model, tensors, deadline, query.client)
         stages.move(inference.seconds, "queue", "inference")
-        tensor_fit = fitted[inference.variant.layout][1]
+        fit = fitted[inference.variant.layout].fit
         with stages.measure("post"):
-            found = detection.read(
+            detections = detection.read(
                 inference.outputs,
-                tensor_fit,
+                fit,
                 inference.variant,
                 min_score=query.min_score,
                 max_results=query.max_results,
                 only=query.only,
             )
-        return Answer(
-            found,
+        answer = Answer(
+            detections,
             inference.variant.name,
             inference.device,
             degraded=self.pool.is_degraded(model, inference.variant.kind),
-            width=tensor_fit.width,
-            height=tensor_fit.height,
+            width=fit.width,
+            height=fit.height,
+        )
+        self.metrics.predicted(answer.device, stages, degraded=answer.degraded)
+        return answer
+
+    def readiness(self) -> Readiness:
+        """Whether a picture would be answered now."""
+        devices = self.pool.status()
+        default = self.catalogue.default
+        ready = self.pool.is_ready(default)
+        degraded = ""
+        if self.draining:
+            ready, reason = False, "Reef is being stopped"
+        elif ready:
+            reason = degraded = self.pool.why_degraded(default)
+        else:
+            reason = self.pool.why_none(default)
+        warnings = [warning for device in devices for warning in device.warnings]
+        refusals = [
+            f"{device.id} does not serve {name}: {why}"
+            for device in devices
+            for name, why in device.refused.items()
+        ]
+        return Readiness(
+            ready,
+            bool(degraded),
+            reason,
+            [DeviceState(device.id, device.state, device.reason) for device in devices],
+            [*self.notes(), *refusals, *warnings],
         )
 
-    def _fit(self, data: bytes, model: Model) -> dict[Layout, tuple[NDArray[np.uint8], Fit]]:
+    def _fit(self, data: bytes, model: Model) -> dict[Layout, Fitted]:
         """A picture's tensors. The bitmap itself is gone at the end: others may decode then."""
         largest = (
             max(layout.width for layout in model.layouts),
@@ -133,6 +188,19 @@ class Service:
             yield
         finally:
             self._bitmaps.release()
+
+
+def _of_shape(source: Fitted, model: Model) -> dict[Layout, Fitted]:
+    """The layouts of a model that a tensor has the shape of."""
+    fitted = {
+        layout: source for layout in model.layouts if source.tensor.shape == layout.tensor_shape
+    }
+    if not fitted:
+        takes = " or ".join(sorted(str(layout.tensor_shape) for layout in model.layouts))
+        raise BadParameter(
+            f"model {model.name} takes a uint8 tensor of shape {takes}, not {source.tensor.shape}"
+        )
+    return fitted
 
 
 def admitted(settings: Settings) -> int:

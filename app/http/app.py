@@ -3,6 +3,7 @@
 import logging
 import re
 import uuid
+from collections.abc import Sequence
 
 from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -11,10 +12,9 @@ from werkzeug.routing import MapAdapter
 from app import errors
 from app.access import Keys, client_of
 from app.errors import Bug, RequestError
-from app.http import ops, predict
-from app.http.wire import json_response
-from app.logs import Repeats
-from app.metrics import Metrics
+from app.http import ops
+from app.http.dialect import Dialect, Line
+from app.http.dialects import DIALECTS, NATIVE
 from app.service import Service
 from app.settings import Settings
 from app.stages import Stages
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# An answer is for its client alone, is what it says, and as a page would do nothing.
+# Where a route has chosen no others: an answer is for its client alone, is what it says, and as a
+# page would do nothing.
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -43,54 +44,50 @@ class App(Flask):
         return self.url_map.bind("reef", path_info=request.path, default_method=request.method)
 
 
-def create_app(service: Service) -> Flask:
-    """The WSGI application that answers with `service`."""
+def create_app(service: Service, dialects: Sequence[Dialect] = DIALECTS) -> Flask:
+    """The WSGI application that answers with `service`, in these dialects."""
     app = App("reef", static_folder=None)
     app.url_map.merge_slashes = False  # it would redirect to a host that no client knows
-    metrics = Metrics(service.pool)
-    repeats = Repeats()
     settings = service.settings
     keys = Keys(settings.keys, frozenset(f"/{name}" for name in settings.open_routes))
-    app.register_blueprint(predict.blueprint(service, metrics))
-    app.register_blueprint(ops.blueprint(service, metrics))
+    line = Line(service, keys)
+    app.register_blueprint(ops.blueprint(service))
+    by_name = {dialect.name: dialect for dialect in dialects}
+    for dialect in dialects:
+        app.register_blueprint(dialect.blueprint(line))
+
+    def dialect_of(asked: Request) -> Dialect:
+        """The native dialect where the route has no other."""
+        return by_name.get(asked.blueprint or "", NATIVE)
 
     @app.before_request
     def begin() -> None:
-        given = request.headers.get("X-Request-ID", "")
-        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = request.headers.get("X-Request-ID", "")
+        g.request_id = request_id if REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex
         g.stages = Stages()
         g.client = client_of(
             request.remote_addr or "", request.headers.get("X-Forwarded-For", ""), settings.proxies
         )
         if request.method == "OPTIONS":
             return  # a browser asks so what it may send, and brings no key
-        keys.check(
-            request.url_rule.rule if request.url_rule else None,
-            request.headers.get("Authorization", ""),
-            request.headers.get("X-API-Key", ""),
-        )
+        g.authorised = line.authorise(dialect_of(request), request)
 
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         if settings.cors_origins:
             response.headers.update(_cors(request, settings))
         # An unknown path is no label: anybody could fill the memory with them.
-        metrics.answered(request.url_rule.rule if request.url_rule else "-", response.status_code)
+        route = request.url_rule.rule if request.url_rule else "-"
+        service.metrics.answered(route, response.status_code)
         return response
 
     @app.errorhandler(RequestError)
     def refuse(error: RequestError) -> Response:
-        metrics.rejected(error.code)
-        held = repeats.pass_on(error.code)
-        if held is not None:
-            more = f" (and {held} more like it)" if held else ""
-            line = f"{request.method} {request.path} {error.status} {error.code}: {error}{more}"
-            fields = {"request_id": g.request_id, "status": error.status, "code": error.code}
-            log.info("%s", line, extra=fields)
-        body = {"error": str(error), "code": error.code, "request_id": g.request_id}
-        response = json_response(body, error.status)
+        service.refusals.record(error, f"{request.method} {request.path}", g.request_id)
+        response = dialect_of(request).encode_error(error, g.request_id)
         response.headers.update(error.headers)
         return response
 
@@ -98,8 +95,8 @@ def create_app(service: Service) -> Flask:
     def refuse_route(error: HTTPException) -> Response:
         if isinstance(error, MethodNotAllowed):
             methods = sorted(error.valid_methods or ())
-            takes = " or ".join(each for each in methods if each not in ("HEAD", "OPTIONS"))
-            message = f"{request.path} takes {takes}, not {request.method}"
+            useful = " or ".join(name for name in methods if name not in ("HEAD", "OPTIONS"))
+            message = f"{request.path} takes {useful}, not {request.method}"
             return refuse(errors.MethodNotAllowed(message, ", ".join(methods)))
         if isinstance(error, NotFound):
             return refuse(errors.NotFound("no such route; GET /openapi.json lists them"))

@@ -1,28 +1,21 @@
 """What operators and programs ask: alive? ready? on what devices, with which models, how well?"""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
 from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from app import __version__
 from app.devices.status import DeviceStatus
-from app.http.wire import json_response
+from app.http import openapi
+from app.http.reply import json_response
 from app.labels import UNNAMED
-from app.metrics import Metrics
 from app.models import Model
 from app.service import Service
 
-OPENAPI = Path(__file__).with_name("openapi.yaml")
 
-
-def blueprint(service: Service, metrics: Metrics) -> Blueprint:
+def blueprint(service: Service) -> Blueprint:
     """The routes."""
     routes = Blueprint("ops", __name__)
 
@@ -32,12 +25,12 @@ def blueprint(service: Service, metrics: Metrics) -> Blueprint:
 
     @routes.get("/ready")
     def ready() -> Response:
-        body = readiness(service)
-        return json_response(body, 200 if body["ready"] else 503)
+        readiness = service.readiness()
+        return json_response(asdict(readiness), 200 if readiness.ready else 503)
 
     @routes.get("/devices")
     def devices() -> Response:
-        return json_response({"devices": [_device(each) for each in service.pool.status()]})
+        return json_response({"devices": [_device(status) for status in service.pool.status()]})
 
     @routes.get("/models")
     def models() -> Response:
@@ -51,42 +44,13 @@ def blueprint(service: Service, metrics: Metrics) -> Blueprint:
 
     @routes.get("/metrics")
     def prometheus() -> Response:
-        return Response(generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
     @routes.get("/openapi.json")
-    def openapi() -> Response:
-        return Response(_openapi(), mimetype="application/json")
+    def description() -> Response:
+        return Response(openapi.as_json(), mimetype="application/json")
 
     return routes
-
-
-def readiness(service: Service) -> dict[str, Any]:
-    """The body of `/ready`: whether a picture would be answered now, and if not, why."""
-    devices = service.pool.status()
-    default = service.catalogue.default
-    ready = service.pool.is_ready(default)
-    degraded = ""
-    if service.draining:
-        ready, reason = False, "Reef is being stopped"
-    elif ready:
-        reason = degraded = service.pool.why_degraded(default)
-    else:
-        reason = service.pool.why_none(default)
-    warnings = [warning for device in devices for warning in device.warnings]
-    refusals = [
-        f"{device.id} does not serve {name}: {why}"
-        for device in devices
-        for name, why in device.refused.items()
-    ]
-    return {
-        "ready": ready,
-        "degraded": bool(degraded),
-        "reason": reason,
-        "devices": [
-            {"id": each.id, "state": each.state, "reason": each.reason} for each in devices
-        ],
-        "notes": [*service.notes(), *refusals, *warnings],
-    }
 
 
 def _device(status: DeviceStatus) -> dict[str, Any]:
@@ -120,10 +84,3 @@ def _model(model: Model, devices: Sequence[DeviceStatus]) -> dict[str, Any]:
         for kind, variant in model.variants.items()
     ]
     return {"name": model.name, "variants": variants}
-
-
-@cache
-def _openapi() -> bytes:
-    document = yaml.safe_load(OPENAPI.read_bytes())
-    document["info"]["version"] = __version__
-    return json.dumps(document).encode()

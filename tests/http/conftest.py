@@ -66,7 +66,7 @@ MakeClient = Callable[..., Client]
 
 
 def client_of(service: Service) -> Client:
-    """A client of an application that is made for it, so that its counters begin at zero."""
+    """A client of an application that is made for it."""
     app = create_app(service)
     app.test_client_class = Client
     client = app.test_client()
@@ -76,8 +76,8 @@ def client_of(service: Service) -> Client:
 
 @pytest.fixture
 def client(service: Service) -> Client:
-    """A client of that service."""
-    return client_of(service)
+    """A client of a service on that device, whose counters begin at zero."""
+    return client_of(Service(service.settings, service.catalogue, service.pool))
 
 
 @pytest.fixture

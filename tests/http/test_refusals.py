@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from app.http.upload import MAX_PARTS, MAX_TEXT_BYTES
+from app.http.form import MAX_PARTS, MAX_TEXT_BYTES
 from app.service import Service, admitted
 from tests import colour_model
 from tests.corpus import make

@@ -4,14 +4,13 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
 from jsonschema import Draft202012Validator
 
-from app.http.ops import OPENAPI
+from app.http.openapi import document
 
 Schema = Mapping[str, Any]
 
-DOCUMENT: dict[str, Any] = yaml.safe_load(OPENAPI.read_bytes())
+DOCUMENT = document()
 
 # Headers that mean something to clients: one that is sent must be described.
 TELLING = {

@@ -9,11 +9,10 @@ from inspect import getdoc
 from pathlib import Path
 from tempfile import gettempdir
 
-import yaml
 from pydantic import SecretStr
 
 from app.errors import RequestError
-from app.http.ops import OPENAPI
+from app.http.openapi import document
 from app.settings import CONFIG_VARIABLE, EMBEDDED_MODELS, Settings, takes, variable
 
 ROOT = Path(__file__).parents[2]
@@ -70,8 +69,7 @@ def errors_table() -> list[str]:
 
 def metrics_table() -> list[str]:
     """One row a metric, as the API's description has them."""
-    document = yaml.safe_load(OPENAPI.read_bytes())
-    described: str = document["paths"]["/metrics"]["get"]["description"]
+    described: str = document()["paths"]["/metrics"]["get"]["description"]
     return [line for line in described.splitlines() if line.startswith("|")]
 
 

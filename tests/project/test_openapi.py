@@ -16,7 +16,8 @@ from werkzeug.test import TestResponse
 from app import __version__, errors
 from app.errors import RequestError
 from app.http import create_app
-from app.http.predict import parameters
+from app.http.dialects.native import read_parameters
+from app.imaging import Fitted
 from app.service import Answer, Query, Service, admitted
 from app.settings import Settings
 from app.stages import Stages
@@ -120,8 +121,8 @@ def test_its_parameters_are_those_read() -> None:
     fields = openapi.DOCUMENT["components"]["schemas"]["PredictForm"]["properties"]
     assert query == set(fields) - {"image"}
     sent = {name: ["1"] for name in query}
-    assert set(parameters(sent)) == query
-    assert set(parameters({"other": ["1"]})) == set()
+    assert set(read_parameters(sent)) == query
+    assert set(read_parameters({"other": ["1"]})) == set()
 
 
 def test_its_kinds_of_failure_are_those_of_the_code() -> None:
@@ -316,7 +317,9 @@ class Failing(Service):
         super().__init__(service.settings, service.catalogue, service.pool)
         self._error = error
 
-    def detect(self, data: bytes, query: Query, stages: Stages, deadline: float) -> Answer:
+    def detect(
+        self, source: bytes | Fitted, query: Query, stages: Stages, deadline: float
+    ) -> Answer:
         """Fail."""
         raise self._error
 

@@ -3,7 +3,7 @@
 import re
 
 from app import __version__
-from app.http import upload
+from app.http import form
 from app.http_worker import MAX_HEADER_BYTES
 from app.imaging import BASELINE_JPEG_FACTOR
 from app.server import CONNECTIONS, IDLE_S
@@ -63,7 +63,7 @@ def test_limits_in_security_are_those_of_the_code() -> None:
         f"{settings.max_upload_mib} MiB",
         f"{settings.max_megapixels:g} million",
         f"{BASELINE_JPEG_FACTOR * settings.max_megapixels:g} million",
-        f"{upload.MAX_PARTS}; {upload.MAX_TEXT_BYTES // 1024} KiB of text",
+        f"{form.MAX_PARTS}; {form.MAX_TEXT_BYTES // 1024} KiB of text",
         f"| {settings.deadline_s:g} s |",
         f"cut off after {IDLE_S} s",
         f"| {settings.queue} |",

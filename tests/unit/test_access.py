@@ -16,66 +16,51 @@ PROXIES = make_settings(proxies="10.0.0.0/8,::1").proxies
 # ---------------------------------------------------------------------------- keys
 
 
-@pytest.mark.parametrize(
-    ("authorization", "api_key"),
-    [
-        (f"Bearer {KEY}", ""),
-        (f"bearer  {KEY} ", ""),
-        ("", KEY),
-        (f"Bearer {OTHER}", ""),
-        ("Basic dXNlcjpwYXNz", KEY),  # a proxy's own authentication beside it
-        ("Bearer of-a-proxy", KEY),
-    ],
-)
-def test_each_key_opens_in_either_header(authorization: str, api_key: str) -> None:
-    KEYED.check("/predict", authorization, api_key)
+@pytest.mark.parametrize("candidates", [[KEY], [OTHER], ["of-a-proxy", KEY]])
+def test_each_key_opens(candidates: list[str]) -> None:
+    KEYED.check(candidates)
 
 
 @pytest.mark.parametrize(
-    ("authorization", "api_key"),
+    "candidates",
     [
-        ("", ""),
-        ("Bearer", ""),
-        ("Bearer ", ""),
-        (KEY, ""),
-        (f"Basic {KEY}", ""),
-        (f"Bearer {KEY}x", ""),
-        (f"Bearer {KEY[:-1]}", ""),
-        (f"Bearer {KEY} {OTHER}", ""),
-        ("", KEY.upper()),
-        ("", f"{KEY}\n{OTHER}"),
-        ("", "\udcff" * 20),
+        [],
+        [f"{KEY}x"],
+        [KEY[:-1]],
+        [f"{KEY} {OTHER}"],
+        [KEY.upper()],
+        [f"{KEY}\n{OTHER}"],
+        ["\udcff" * 20],
+        ["", "x"],
     ],
 )
-def test_anything_else_does_not(authorization: str, api_key: str) -> None:
+def test_anything_else_does_not(candidates: list[str]) -> None:
     with pytest.raises(Unauthorized) as refusal:
-        KEYED.check("/predict", authorization, api_key)
+        KEYED.check(candidates)
     assert KEY not in str(refusal.value)
     assert refusal.value.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-@given(st.text(), st.text())
-def test_no_other_text_opens(authorization: str, api_key: str) -> None:
+@given(st.lists(st.text()))
+def test_no_other_text_opens(candidates: list[str]) -> None:
     with pytest.raises(Unauthorized):
-        KEYED.check("/predict", authorization, api_key)
+        KEYED.check(candidates)
 
 
 @pytest.mark.parametrize("route", sorted(ALWAYS_OPEN))
 def test_probes_and_the_description_need_no_key(route: str) -> None:
-    KEYED.check(route, "", "")
+    assert KEYED.opens(route)
 
 
 def test_a_route_may_be_opened() -> None:
     keys = Keys((KEY,), frozenset({"/metrics"}))
-    keys.check("/metrics", "", "")
-    for route in ("/devices", "/predict", None):
-        with pytest.raises(Unauthorized):
-            keys.check(route, "", "")
+    assert keys.opens("/metrics")
+    assert not any(map(keys.opens, ("/devices", "/predict", None)))
 
 
 def test_without_keys_everything_is_open() -> None:
-    Keys().check("/predict", "", "")
-    Keys().check(None, "Bearer anything", "")
+    assert Keys().opens("/predict")
+    assert Keys().opens(None)
 
 
 def test_keys_are_not_shown() -> None:

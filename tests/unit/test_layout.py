@@ -113,13 +113,14 @@ BELOW: dict[str, set[str]] = {
         "settings",
     },
     "service": {
-        *("access", "detection", "devices", "errors", "fair", "imaging", "models"),
-        *("settings", "stages"),
+        *("access", "detection", "devices", "errors", "fair", "imaging", "metrics", "models"),
+        *("refusals", "settings", "stages"),
     },
+    "refusals": {"errors", "logs", "metrics"},
     "metrics": {"devices", "stages"},
     "http": {
-        *("access", "devices", "errors", "labels", "logs", "metrics", "models", "service"),
-        *("settings", "stages"),
+        *("access", "devices", "errors", "imaging", "labels", "models", "service", "settings"),
+        "stages",
     },
 }
 
